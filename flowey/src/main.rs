@@ -1,0 +1,2 @@
+//! flowey
+fn main() {}

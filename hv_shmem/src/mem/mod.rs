@@ -1,0 +1,77 @@
+//! Memory that other peers may change at any moment, behind one trait.
+//!
+//! Everything in this crate that touches a region does so through
+//! [`SharedMem`]: raw pointers, atomics and volatile copies, never a reference.
+//! The same ring, arena and table code therefore runs over a mapping
+//! ([`RawMem`]), a heap, a loom model and the fetch ledger.
+//!
+//! Offsets are bytes from the start of the window. Values are little-endian.
+//! A window is checked once, when it is made; inside it an out-of-range offset
+//! is a bug of this crate, not of a peer, and panics.
+
+mod raw;
+
+pub use core::sync::atomic::Ordering;
+pub use raw::RawMem;
+
+/// An offset and length that do not lie inside the memory they were meant for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{len} bytes at offset {at:#x} do not fit in {limit:#x} bytes (or are misaligned)")]
+pub struct OutOfBounds {
+    /// Offset of the first byte.
+    pub at: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Length of the memory in bytes.
+    pub limit: u64,
+}
+
+/// Byte-addressed memory shared with peers that are not trusted.
+pub trait SharedMem: Clone {
+    /// Length of this window in bytes.
+    fn len(&self) -> u64;
+
+    /// Whether the window has no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A narrower view: `len` bytes from `at`.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when the range does not lie inside this window.
+    fn window(&self, at: u64, len: u64) -> Result<Self, OutOfBounds>;
+
+    /// Loads the aligned u32 at `at`, once.
+    fn load_u32(&self, at: u64, order: Ordering) -> u32;
+    /// Loads the aligned u64 at `at`, once.
+    fn load_u64(&self, at: u64, order: Ordering) -> u64;
+    /// Stores the aligned u32 at `at`.
+    fn store_u32(&self, at: u64, value: u32, order: Ordering);
+    /// Stores the aligned u64 at `at`.
+    fn store_u64(&self, at: u64, value: u64, order: Ordering);
+    /// Adds to the aligned u64 at `at`; returns the value before. Only for
+    /// bytes that this peer alone writes (several threads of it may).
+    fn fetch_add_u64(&self, at: u64, value: u64, order: Ordering) -> u64;
+    /// Replaces the aligned u64 at `at` when it holds `current`.
+    ///
+    /// # Errors
+    /// The value found, when it was another one.
+    fn compare_exchange_u64(
+        &self,
+        at: u64,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64>;
+
+    /// Copies out of the window; each byte is fetched exactly once.
+    fn read(&self, at: u64, to: &mut [u8]);
+    /// Copies into the window.
+    fn write(&self, at: u64, from: &[u8]);
+    /// Sets `len` bytes to zero.
+    fn zero(&self, at: u64, len: u64);
+    /// Asks for the cache line at `at`; only a hint.
+    fn prefetch(&self, _at: u64) {}
+}

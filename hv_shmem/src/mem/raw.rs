@@ -1,0 +1,181 @@
+//! [`SharedMem`] over an address range: a mapping, a guest's view of a BAR.
+#![expect(
+    unsafe_code,
+    reason = "the one place where a shared mapping's address is dereferenced"
+)]
+
+use super::Ordering;
+use super::OutOfBounds;
+use super::SharedMem;
+use core::sync::atomic::AtomicU8;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::AtomicU64;
+
+/// A range of addresses that stays mapped for as long as any copy of this
+/// value is used.
+#[derive(Debug, Clone, Copy)]
+pub struct RawMem {
+    base: *mut u8,
+    len: u64,
+}
+
+// SAFETY: every access goes through an atomic or an equally racy-safe copy; the
+// type gives out no reference.
+unsafe impl Send for RawMem {}
+// SAFETY: as above.
+unsafe impl Sync for RawMem {}
+
+impl RawMem {
+    /// Takes `len` bytes at `base` as shared memory.
+    ///
+    /// # Safety
+    /// The range is mapped readable (and writable, where this peer writes) for
+    /// as long as the value or a window of it is used; `base` is 8-byte aligned;
+    /// no Rust reference into the range exists.
+    pub const unsafe fn new(base: *mut u8, len: u64) -> Self {
+        Self { base, len }
+    }
+
+    /// The address of the first byte, for handing to a VMM or a system call.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.base
+    }
+
+    #[inline(always)]
+    fn at(&self, at: u64, len: u64, align: u64) -> *mut u8 {
+        let fits = at.checked_add(len).is_some_and(|end| end <= self.len);
+        assert!(fits && at & (align - 1) == 0, "unchecked offset {at:#x}");
+        // SAFETY: inside the range, just checked.
+        unsafe { self.base.add(at as usize) }
+    }
+
+    #[inline(always)]
+    fn u32_at(&self, at: u64) -> &AtomicU32 {
+        let p = self.at(at, 4, 4);
+        // SAFETY: mapped, aligned (base is 8-byte aligned), atomic access only.
+        unsafe { AtomicU32::from_ptr(p.cast()) }
+    }
+
+    #[inline(always)]
+    fn u64_at(&self, at: u64) -> &AtomicU64 {
+        let p = self.at(at, 8, 8);
+        // SAFETY: as in `u32_at`.
+        unsafe { AtomicU64::from_ptr(p.cast()) }
+    }
+}
+
+impl SharedMem for RawMem {
+    #[inline(always)]
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn window(&self, at: u64, len: u64) -> Result<Self, OutOfBounds> {
+        match at.checked_add(len) {
+            Some(end) if end <= self.len && at % 8 == 0 => Ok(Self {
+                // SAFETY: inside the range, just checked.
+                base: unsafe { self.base.add(at as usize) },
+                len,
+            }),
+            _ => Err(OutOfBounds {
+                at,
+                len,
+                limit: self.len,
+            }),
+        }
+    }
+
+    #[inline(always)]
+    fn load_u32(&self, at: u64, order: Ordering) -> u32 {
+        u32::from_le(self.u32_at(at).load(order))
+    }
+
+    #[inline(always)]
+    fn load_u64(&self, at: u64, order: Ordering) -> u64 {
+        u64::from_le(self.u64_at(at).load(order))
+    }
+
+    #[inline(always)]
+    fn store_u32(&self, at: u64, value: u32, order: Ordering) {
+        self.u32_at(at).store(value.to_le(), order);
+    }
+
+    #[inline(always)]
+    fn store_u64(&self, at: u64, value: u64, order: Ordering) {
+        self.u64_at(at).store(value.to_le(), order);
+    }
+
+    #[inline(always)]
+    fn fetch_add_u64(&self, at: u64, value: u64, order: Ordering) -> u64 {
+        self.u64_at(at).fetch_add(value, order)
+    }
+
+    #[inline(always)]
+    fn compare_exchange_u64(
+        &self,
+        at: u64,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
+        self.u64_at(at)
+            .compare_exchange(current, new, success, failure)
+    }
+
+    #[inline]
+    fn read(&self, at: u64, to: &mut [u8]) {
+        let from = self.at(at, to.len() as u64, 1);
+        let words = if at % 8 == 0 { to.len() / 8 } else { 0 };
+        for (i, word) in to.chunks_exact_mut(8).take(words).enumerate() {
+            // SAFETY: inside the checked range, aligned.
+            let v = unsafe { AtomicU64::from_ptr(from.add(i * 8).cast()) };
+            word.copy_from_slice(&v.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        for (i, byte) in to.iter_mut().enumerate().skip(words * 8) {
+            // SAFETY: inside the checked range.
+            let v = unsafe { AtomicU8::from_ptr(from.add(i)) };
+            *byte = v.load(Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn write(&self, at: u64, from: &[u8]) {
+        let to = self.at(at, from.len() as u64, 1);
+        let words = if at % 8 == 0 { from.len() / 8 } else { 0 };
+        for (i, word) in from.chunks_exact(8).take(words).enumerate() {
+            let mut w = [0; 8];
+            w.copy_from_slice(word);
+            // SAFETY: inside the checked range, aligned.
+            let v = unsafe { AtomicU64::from_ptr(to.add(i * 8).cast()) };
+            v.store(u64::from_ne_bytes(w), Ordering::Relaxed);
+        }
+        for (i, &byte) in from.iter().enumerate().skip(words * 8) {
+            // SAFETY: inside the checked range.
+            let v = unsafe { AtomicU8::from_ptr(to.add(i)) };
+            v.store(byte, Ordering::Relaxed);
+        }
+    }
+
+    fn zero(&self, at: u64, len: u64) {
+        let to = self.at(at, len, 1);
+        for i in 0..len as usize {
+            // SAFETY: inside the checked range.
+            let v = unsafe { AtomicU8::from_ptr(to.add(i)) };
+            v.store(0, Ordering::Relaxed);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, at: u64) {
+        #[cfg(target_arch = "x86_64")]
+        if at < self.len {
+            use core::arch::x86_64::_MM_HINT_T0;
+            use core::arch::x86_64::_mm_prefetch;
+            // SAFETY: a hint; the address is inside the range.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.base.add(at as usize).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
+}

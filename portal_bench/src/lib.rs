@@ -1,0 +1,1 @@
+//! Benchmarks of Portal against calibrated baselines of the same run

@@ -1,0 +1,1 @@
+//! The contract between a Portal device and the VMM that hosts it

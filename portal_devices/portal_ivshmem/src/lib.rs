@@ -1,0 +1,1 @@
+//! ivshmem as a state machine that knows no VMM

@@ -1,0 +1,1 @@
+//! Configuration handles of Portal devices and regions

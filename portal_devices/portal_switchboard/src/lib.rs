@@ -1,0 +1,1 @@
+//! Regions by name, peer ids and the doorbell fabric between peers

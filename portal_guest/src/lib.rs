@@ -1,0 +1,1 @@
+//! What runs inside a partition: the WARP kernel and its agents

@@ -1,0 +1,1 @@
+//! A small VMM that runs several partitions over one shared region
