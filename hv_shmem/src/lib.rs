@@ -3,3 +3,4 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod mem;
+pub mod span;
