@@ -2,5 +2,13 @@
 //! table, arena, spans, rings, waiting and doorbells.
 #![cfg_attr(not(feature = "std"), no_std)]
 
+pub mod claim;
+pub mod header;
+pub mod host_pages;
+pub mod layout;
 pub mod mem;
+pub mod name;
+pub mod peers;
+pub mod section;
+mod sequenced;
 pub mod span;
