@@ -2,6 +2,9 @@
 //! table, arena, spans, rings, waiting and doorbells.
 #![cfg_attr(not(feature = "std"), no_std)]
 
+#[cfg(feature = "std")]
+extern crate alloc;
+
 pub mod claim;
 pub mod header;
 pub mod host_pages;
@@ -9,6 +12,10 @@ pub mod layout;
 pub mod mem;
 pub mod name;
 pub mod peers;
+pub mod ring;
 pub mod section;
 mod sequenced;
 pub mod span;
+mod violation;
+
+pub use violation::Violation;

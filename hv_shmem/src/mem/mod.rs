@@ -9,9 +9,13 @@
 //! A window is checked once, when it is made; inside it an out-of-range offset
 //! is a bug of this crate, not of a peer, and panics.
 
+#[cfg(feature = "std")]
+mod heap;
 mod raw;
 
 pub use core::sync::atomic::Ordering;
+#[cfg(feature = "std")]
+pub use heap::HeapMem;
 pub use raw::RawMem;
 
 /// An offset and length that do not lie inside the memory they were meant for.
@@ -72,6 +76,12 @@ pub trait SharedMem: Clone {
     fn write(&self, at: u64, from: &[u8]);
     /// Sets `len` bytes to zero.
     fn zero(&self, at: u64, len: u64);
+    /// Orders this peer's accesses before and after it, as
+    /// [`core::sync::atomic::fence`] does.
+    #[inline(always)]
+    fn fence(&self, order: Ordering) {
+        core::sync::atomic::fence(order);
+    }
     /// Asks for the cache line at `at`; only a hint.
     fn prefetch(&self, _at: u64) {}
 }

@@ -1,0 +1,384 @@
+//! The bulk ring: one producer, one consumer, one index for many slots.
+//!
+//! Slots hold payload only. The producer publishes how many messages it has
+//! written in its own line, the consumer how many it has read in its own; both
+//! keep a private copy of the other's word and fetch it only when that copy says
+//! "full" or "empty".
+//!
+//! ## What gets the throughput
+//!
+//! * [`BulkSender::push_batch`] and [`BulkReceiver::pop_batch`] with 32 messages
+//!   or more: one index store a batch.
+//! * One message at a time: [`BulkSender::stage`] many, [`BulkSender::publish`]
+//!   once; [`BulkSender::try_send`] publishes each.
+//! * After "empty" or "full", back off (64 spin hints, `wait::Backoff`) before
+//!   looking again: the index line then moves once a batch, not once a message.
+//!
+//! Distrusted: the peer at the other end. The producer index and the cursor are
+//! claims; each is loaded once and must lie between what this side has seen
+//! before and what is possible. Slots are copied out once.
+
+use super::RecvError;
+use super::SendError;
+use super::inline::write_padded;
+use super::place::PRODUCER_INDEX;
+use super::place::PlaceError;
+use super::place::RingLayout;
+use super::place::RingPlace;
+use super::place::Shape;
+use super::progress::OwnCursor;
+use super::progress::PeerCursor;
+use super::progress::arm_space;
+use super::wake::Wake;
+use crate::mem::Ordering;
+use crate::mem::SharedMem;
+use crate::violation::Violation;
+
+/// The sending end of a bulk ring.
+#[derive(Debug)]
+pub struct BulkSender<M> {
+    storage: M,
+    produced: M,
+    peer: PeerCursor<M>,
+    shape: Shape,
+    next: u64,
+    published: u64,
+    limit: u64,
+    flushed: u64,
+    poison: Option<Violation>,
+}
+
+impl<M: SharedMem> BulkSender<M> {
+    /// The producer's half of a fresh ring (storage and lines zero).
+    ///
+    /// # Errors
+    /// [`PlaceError`] when layout, shape or lengths do not fit.
+    pub fn new(place: RingPlace<M>) -> Result<Self, PlaceError> {
+        let shape = place.check(RingLayout::Bulk)?;
+        Ok(Self {
+            storage: place.storage,
+            produced: place.produced,
+            peer: PeerCursor::new(place.cursor),
+            shape,
+            next: 0,
+            published: 0,
+            limit: shape.slots,
+            flushed: 0,
+            poison: None,
+        })
+    }
+
+    /// Takes the consumer's line, once the consumer has registered one.
+    ///
+    /// # Errors
+    /// [`PlaceError::TooShort`].
+    pub fn set_cursor(&mut self, line: M) -> Result<(), PlaceError> {
+        super::place::fits("consumer's line", &line, super::place::CURSOR_BYTES)?;
+        self.peer.attach(line);
+        Ok(())
+    }
+
+    /// Payload bytes a message.
+    pub fn payload(&self) -> usize {
+        self.shape.payload
+    }
+
+    /// What poisoned the ring for this side, if anything.
+    pub fn violation(&self) -> Option<Violation> {
+        self.poison
+    }
+
+    /// Messages staged or sent so far.
+    pub fn position(&self) -> u64 {
+        self.next
+    }
+
+    /// Sends one message of at most [`payload`](Self::payload) bytes (a shorter
+    /// one arrives padded with zeros) and publishes it.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was sent.
+    #[inline]
+    pub fn try_send(&mut self, message: &[u8]) -> Result<(), SendError> {
+        self.stage(message)?;
+        self.publish();
+        Ok(())
+    }
+
+    /// Writes one message without publishing it; [`publish`](Self::publish) (or
+    /// [`flush`](Self::flush)) makes it and all before it visible.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was written. On [`SendError::Full`] what was
+    /// staged before has been published, so that the receiver can free slots.
+    #[inline]
+    pub fn stage(&mut self, message: &[u8]) -> Result<(), SendError> {
+        if message.len() > self.shape.payload {
+            return Err(self.too_long(message.len()));
+        }
+        if self.next == self.limit {
+            self.refresh()?;
+        }
+        let at = self.shape.offset(self.next);
+        write_padded(&self.storage, at, message, self.shape.payload);
+        self.next = self.next.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Makes everything staged visible to the receiver.
+    #[inline]
+    pub fn publish(&mut self) {
+        // Release: pairs with the acquire load in `BulkReceiver::refresh`; the
+        // slots written above come before it.
+        self.produced
+            .store_u64(PRODUCER_INDEX, self.next, Ordering::Release);
+        self.published = self.next;
+    }
+
+    /// Sends as many whole messages as there is space for and publishes them
+    /// together: `messages` is a sequence of exactly [`payload`](Self::payload)
+    /// bytes each. Gives how many went, 0 when the ring is full.
+    ///
+    /// # Errors
+    /// [`SendError::TooLong`] when `messages` is no whole number of messages;
+    /// [`SendError::Poisoned`].
+    #[inline]
+    pub fn push_batch(&mut self, messages: &[u8]) -> Result<usize, SendError> {
+        let shift = self.shape.shift;
+        if messages.len() & (self.shape.payload - 1) != 0 {
+            return Err(self.too_long(messages.len()));
+        }
+        let wanted = (messages.len() >> shift) as u64;
+        let mut free = self.limit.wrapping_sub(self.next);
+        if free < wanted {
+            match self.refresh() {
+                Ok(()) => free = self.limit.wrapping_sub(self.next),
+                Err(SendError::Full) => return Ok(0),
+                Err(e) => return Err(e),
+            }
+        }
+        let count = wanted.min(free);
+        let to_end = self.shape.slots - (self.next & self.shape.mask);
+        let first = count.min(to_end);
+        let split = (first << shift) as usize;
+        let end = (count << shift) as usize;
+        self.storage
+            .write(self.shape.offset(self.next), &messages[..split]);
+        if split != end {
+            self.storage.write(0, &messages[split..end]);
+        }
+        self.next = self.next.wrapping_add(count);
+        self.publish();
+        Ok(count as usize)
+    }
+
+    /// Publishes, and says whether the receiver sleeps and wants its doorbell.
+    /// Costs one fence; once a batch, or never when the receiver only spins.
+    #[inline]
+    pub fn flush(&mut self) -> Wake {
+        let old = core::mem::replace(&mut self.flushed, self.next);
+        if old == self.next {
+            return Wake::QUIET;
+        }
+        if self.published != self.next {
+            self.publish();
+        }
+        self.peer.wake(old, self.next)
+    }
+
+    /// Whether a message can be sent now.
+    ///
+    /// # Errors
+    /// [`SendError::Poisoned`].
+    pub fn has_space(&mut self) -> Result<bool, SendError> {
+        if self.next != self.limit {
+            return Ok(true);
+        }
+        match self.refresh() {
+            Ok(()) => Ok(true),
+            Err(SendError::Full) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Before sleeping on a full ring: asks for a doorbell when half of it is
+    /// free. Look at [`has_space`](Self::has_space) once more before sleeping.
+    pub fn arm_space(&mut self) {
+        let cursor = self.limit.wrapping_sub(self.shape.slots);
+        arm_space(&self.produced, cursor, self.shape.slots);
+    }
+
+    #[cold]
+    fn too_long(&self, len: usize) -> SendError {
+        SendError::TooLong {
+            len,
+            limit: self.shape.payload,
+        }
+    }
+
+    /// Looks for space; `Full` only when there is none at all.
+    #[inline(never)]
+    fn refresh(&mut self) -> Result<(), SendError> {
+        if let Some(v) = self.poison {
+            return Err(v.into());
+        }
+        match self.peer.fetch(|| self.next) {
+            Ok(cursor) => self.limit = cursor.wrapping_add(self.shape.slots),
+            Err(v) => {
+                self.poison = Some(v);
+                self.limit = self.next;
+                return Err(v.into());
+            }
+        }
+        if self.next == self.limit {
+            if self.published != self.next {
+                self.publish();
+            }
+            return Err(SendError::Full);
+        }
+        Ok(())
+    }
+}
+
+/// The receiving end of a bulk ring.
+#[derive(Debug)]
+pub struct BulkReceiver<M> {
+    storage: M,
+    produced: M,
+    own: OwnCursor<M>,
+    shape: Shape,
+    next: u64,
+    ready: u64,
+    poison: Option<Violation>,
+}
+
+impl<M: SharedMem> BulkReceiver<M> {
+    /// The consumer's half of a fresh ring (storage and lines zero).
+    ///
+    /// # Errors
+    /// [`PlaceError`] when layout, shape or lengths do not fit, or the place has
+    /// no consumer's line.
+    pub fn new(place: RingPlace<M>) -> Result<Self, PlaceError> {
+        let shape = place.check(RingLayout::Bulk)?;
+        let line = place.cursor.ok_or(PlaceError::NoCursor)?;
+        Ok(Self {
+            storage: place.storage,
+            own: OwnCursor::new(line, place.produced.clone(), shape.slots),
+            produced: place.produced,
+            shape,
+            next: 0,
+            ready: 0,
+            poison: None,
+        })
+    }
+
+    /// Payload bytes a message.
+    pub fn payload(&self) -> usize {
+        self.shape.payload
+    }
+
+    /// What poisoned the ring for this side, if anything.
+    pub fn violation(&self) -> Option<Violation> {
+        self.poison
+    }
+
+    /// Messages received so far.
+    pub fn position(&self) -> u64 {
+        self.next
+    }
+
+    /// Takes the next message: the first `out.len()` bytes of its payload are
+    /// copied. Gives how many bytes, or `None` when nothing has arrived.
+    ///
+    /// # Errors
+    /// [`RecvError::Poisoned`], now and for ever after.
+    #[inline]
+    pub fn try_recv(&mut self, out: &mut [u8]) -> Result<Option<usize>, RecvError> {
+        if self.next == self.ready && !self.refresh()? {
+            return Ok(None);
+        }
+        let n = out.len().min(self.shape.payload);
+        self.storage
+            .read(self.shape.offset(self.next), &mut out[..n]);
+        self.next = self.next.wrapping_add(1);
+        self.own.advance(self.next);
+        Ok(Some(n))
+    }
+
+    /// Takes as many messages as have arrived and fit: `out` receives
+    /// [`payload`](Self::payload) bytes each. Gives how many came.
+    ///
+    /// # Errors
+    /// [`RecvError::Poisoned`], now and for ever after.
+    #[inline]
+    pub fn pop_batch(&mut self, out: &mut [u8]) -> Result<usize, RecvError> {
+        let shift = self.shape.shift;
+        let wanted = (out.len() >> shift) as u64;
+        if self.next == self.ready && !self.refresh()? {
+            return Ok(0);
+        }
+        let count = wanted.min(self.ready.wrapping_sub(self.next));
+        let to_end = self.shape.slots - (self.next & self.shape.mask);
+        let split = (count.min(to_end) << shift) as usize;
+        let end = (count << shift) as usize;
+        self.storage
+            .read(self.shape.offset(self.next), &mut out[..split]);
+        if split != end {
+            self.storage.read(0, &mut out[split..end]);
+        }
+        self.next = self.next.wrapping_add(count);
+        self.own.advance(self.next);
+        Ok(count as usize)
+    }
+
+    /// Whether a message waits.
+    ///
+    /// # Errors
+    /// [`RecvError::Poisoned`].
+    pub fn has_message(&mut self) -> Result<bool, RecvError> {
+        if self.next != self.ready {
+            return Ok(true);
+        }
+        self.refresh()
+    }
+
+    /// Publishes the cursor and says whether the sender sleeps for want of space
+    /// and wants its doorbell. Once a batch; never needed when the sender only
+    /// spins.
+    pub fn flush(&mut self) -> Wake {
+        self.own.flush(self.next)
+    }
+
+    /// Before sleeping: asks for a doorbell at the next message. Look at
+    /// [`has_message`](Self::has_message) once more before sleeping.
+    pub fn arm(&mut self) {
+        self.own.arm(self.next);
+    }
+
+    /// Fetches the producer index once and checks it.
+    #[inline(never)]
+    fn refresh(&mut self) -> Result<bool, RecvError> {
+        if let Some(v) = self.poison {
+            return Err(v.into());
+        }
+        // Acquire: pairs with the release store in `BulkSender::publish`; the
+        // slots are read after it.
+        let found = self.produced.load_u64(PRODUCER_INDEX, Ordering::Acquire);
+        let waiting = found.wrapping_sub(self.next);
+        if !cfg!(feature = "negative_control_index") && waiting > self.shape.slots {
+            let v = Violation::ProducerIndex {
+                found,
+                low: self.ready,
+                high: self.next.wrapping_add(self.shape.slots),
+            };
+            self.poison = Some(v);
+            return Err(v.into());
+        }
+        self.ready = found;
+        if waiting == 0 {
+            self.own.publish(self.next);
+            return Ok(false);
+        }
+        Ok(true)
+    }
+}

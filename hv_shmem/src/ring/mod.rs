@@ -1,0 +1,97 @@
+//! Rings: messages from one peer to another through shared memory.
+//!
+//! | layout | type | for |
+//! |---|---|---|
+//! | in-line | [`InlineSender`], [`InlineReceiver`] | latency: the sequence word lies in the message's own cache line |
+//! | in-line, several sending threads of one peer | [`MpscSender`], [`MpscReceiver`] | one reservation for a whole batch |
+//! | bulk | [`BulkSender`], [`BulkReceiver`] | throughput: one index for many slots |
+//! | in-place | [`InPlaceCaller`], [`InPlaceServer`] | calls between peers that trust each other: the answer overwrites the question |
+//!
+//! Source: `DESIGN.md`, "The memory", rings. Every byte of a ring has one
+//! writer: slots and the producer's line belong to the producer's section, the
+//! cursor line to the consumer's. The in-place layout is the exception, and its
+//! storage lies in the common section.
+//!
+//! Distrusted: the peer at the other end. Each word that it writes is loaded
+//! once, checked against what this side knows to be possible, and only then
+//! used; an impossible value poisons the ring for this side
+//! ([`Violation`]). No operation here blocks, spins or panics on what the peer
+//! wrote.
+//!
+//! Left out: who may talk to whom, and where a ring lies (the region's directory
+//! decides and hands over a [`RingPlace`]); waiting (`wait`); doorbells
+//! (`doorbell`).
+//!
+//! Positions are u64 message counts from 0; they do not wrap within the life of
+//! a machine (2^64 messages at 10^9 a second are 584 years), but all arithmetic
+//! on them is modulo 2^64 all the same, because the peer's words are.
+
+mod bulk;
+mod in_place;
+mod inline;
+mod mpsc;
+mod place;
+mod progress;
+mod wake;
+
+pub use bulk::BulkReceiver;
+pub use bulk::BulkSender;
+pub use in_place::InPlaceCaller;
+pub use in_place::InPlaceServer;
+pub use inline::InlineReceiver;
+pub use inline::InlineSender;
+pub use mpsc::MAX_CONTENTION;
+pub use mpsc::MpscReceiver;
+pub use mpsc::MpscSender;
+pub use place::CURSOR_BYTES;
+pub use place::FUTEX_WORD;
+pub use place::MAX_SLOT_SIZE;
+pub use place::MAX_SLOTS;
+pub use place::PRODUCED_BYTES;
+pub use place::PlaceError;
+pub use place::RingKind;
+pub use place::RingLayout;
+pub use place::RingPlace;
+pub use wake::Wake;
+
+use crate::violation::Violation;
+
+/// Why nothing was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The receiver has not freed a slot yet. Try again later.
+    #[error("the ring is full")]
+    Full,
+    /// The peer broke the ring's rules; nothing more goes through it.
+    #[error("the ring is poisoned: {0}")]
+    Poisoned(Violation),
+    /// The message does not fit in a slot, or (in batches) is no whole number
+    /// of messages.
+    #[error("a message of {len} bytes, the slot takes {limit}")]
+    TooLong {
+        /// Length given, in bytes.
+        len: usize,
+        /// Payload bytes a slot.
+        limit: usize,
+    },
+}
+
+/// Why nothing can be received any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RecvError {
+    /// The peer broke the ring's rules; nothing more comes out of it.
+    #[error("the ring is poisoned: {0}")]
+    Poisoned(Violation),
+}
+
+impl From<Violation> for SendError {
+    fn from(v: Violation) -> Self {
+        Self::Poisoned(v)
+    }
+}
+
+impl From<Violation> for RecvError {
+    fn from(v: Violation) -> Self {
+        Self::Poisoned(v)
+    }
+}

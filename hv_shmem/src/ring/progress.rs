@@ -1,0 +1,158 @@
+//! Progress of the two ends: each end's own line, and its checked view of the
+//! other end's.
+//!
+//! All ring layouts share this file, so that the guards on a peer's cursor and
+//! the handshake before sleeping exist once.
+//!
+//! The handshake (both directions alike): the sleeper stores its threshold,
+//! fences, and looks for progress again; the other end publishes progress,
+//! fences, and loads the threshold. The two sequentially consistent fences order
+//! each store before the load that follows it, so that at least one of the two
+//! sees the other: no wake is lost.
+
+use super::place::CURSOR;
+use super::place::EVENT_INDEX;
+use super::place::SPACE_THRESHOLD;
+use super::wake::Wake;
+use crate::mem::Ordering;
+use crate::mem::SharedMem;
+use crate::violation::Violation;
+
+/// The producer's view of the consumer's line.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerCursor<M> {
+    line: Option<M>,
+    seen: u64,
+}
+
+impl<M: SharedMem> PeerCursor<M> {
+    pub(crate) fn new(line: Option<M>) -> Self {
+        Self { line, seen: 0 }
+    }
+
+    /// Takes the consumer's line, once the consumer has one.
+    pub(crate) fn attach(&mut self, line: M) {
+        self.line = Some(line);
+    }
+
+    /// Fetches the cursor once and checks it against what this side knows.
+    /// `produced` is called after the fetch and gives the highest position that
+    /// the consumer can have reached.
+    #[inline]
+    pub(crate) fn fetch(&mut self, produced: impl FnOnce() -> u64) -> Result<u64, Violation> {
+        let Some(line) = &self.line else {
+            return Ok(0);
+        };
+        // Acquire: pairs with the release store in `OwnCursor::publish`. What
+        // the consumer read from the freed slots happened before; this side may
+        // overwrite them.
+        let found = line.load_u64(CURSOR, Ordering::Acquire);
+        let high = produced();
+        let possible = high.wrapping_sub(self.seen);
+        if !cfg!(feature = "negative_control_cursor") && found.wrapping_sub(self.seen) > possible {
+            return Err(Violation::Cursor {
+                found,
+                low: self.seen,
+                high,
+            });
+        }
+        self.seen = found;
+        Ok(found)
+    }
+
+    /// After publishing progress from `old` to `new`: does the consumer sleep
+    /// on it?
+    #[inline]
+    pub(crate) fn wake(&self, old: u64, new: u64) -> Wake {
+        let Some(line) = &self.line else {
+            // A consumer that has no line yet counts as armed at 0.
+            return Wake::on_passing(0, old, new);
+        };
+        // Pairs with the fence in `OwnCursor::arm`.
+        line.fence(Ordering::SeqCst);
+        let threshold = line.load_u64(EVENT_INDEX, Ordering::Relaxed);
+        Wake::on_passing(threshold, old, new)
+    }
+}
+
+/// The consumer's own line, and its view of the producer's threshold.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnCursor<M> {
+    line: M,
+    producer: M,
+    published: u64,
+    flushed: u64,
+    batch: u64,
+}
+
+impl<M: SharedMem> OwnCursor<M> {
+    /// `slots` bounds how much may stay unpublished: a quarter of the ring, so
+    /// that a producer that waits for space sees it in few steps and the line
+    /// moves between the cores rarely.
+    pub(crate) fn new(line: M, producer: M, slots: u64) -> Self {
+        Self {
+            line,
+            producer,
+            published: 0,
+            flushed: 0,
+            batch: (slots / 4).max(1),
+        }
+    }
+
+    /// Everything before `position` is consumed; publishes when that is a batch.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self, position: u64) {
+        if position.wrapping_sub(self.published) >= self.batch {
+            self.store(position);
+        }
+    }
+
+    /// Everything before `position` is consumed; publishes if that is news.
+    #[inline]
+    pub(crate) fn publish(&mut self, position: u64) {
+        if position != self.published {
+            self.store(position);
+        }
+    }
+
+    #[inline]
+    fn store(&mut self, position: u64) {
+        // Release: pairs with the acquire load in `PeerCursor::fetch`; this
+        // side's reads of the freed slots come before it.
+        self.line.store_u64(CURSOR, position, Ordering::Release);
+        self.published = position;
+    }
+
+    /// Publishes, and says whether the producer sleeps for want of space.
+    pub(crate) fn flush(&mut self, position: u64) -> Wake {
+        self.publish(position);
+        let old = core::mem::replace(&mut self.flushed, position);
+        if old == position {
+            return Wake::QUIET;
+        }
+        // Pairs with the fence in `arm_space`.
+        self.line.fence(Ordering::SeqCst);
+        let threshold = self.producer.load_u64(SPACE_THRESHOLD, Ordering::Relaxed);
+        Wake::on_passing(threshold, old, position)
+    }
+
+    /// Asks for a doorbell when the message at `position` arrives. The caller
+    /// must look for it once more before it sleeps.
+    pub(crate) fn arm(&mut self, position: u64) {
+        self.publish(position);
+        self.line
+            .store_u64(EVENT_INDEX, position, Ordering::Relaxed);
+        // Pairs with the fence in `PeerCursor::wake`.
+        self.line.fence(Ordering::SeqCst);
+    }
+}
+
+/// Asks for a doorbell when half of a full ring has been freed. `cursor` is the
+/// consumer's cursor as last seen. The caller must look for space once more
+/// before it sleeps.
+pub(crate) fn arm_space<M: SharedMem>(own: &M, cursor: u64, slots: u64) {
+    let threshold = cursor.wrapping_add((slots / 2).max(1)).wrapping_sub(1);
+    own.store_u64(SPACE_THRESHOLD, threshold, Ordering::Relaxed);
+    // Pairs with the fence in `OwnCursor::flush`.
+    own.fence(Ordering::SeqCst);
+}
