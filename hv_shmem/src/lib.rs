@@ -6,12 +6,15 @@
 extern crate alloc;
 
 pub mod claim;
+pub mod directory;
 pub mod header;
 pub mod host_pages;
 pub mod layout;
 pub mod mem;
 pub mod name;
+pub mod own_section;
 pub mod peers;
+pub mod region;
 pub mod ring;
 pub mod section;
 mod sequenced;

@@ -171,7 +171,9 @@ impl<M: SharedMem> InPlaceCaller<M> {
             .load_u64(self.shape.offset(self.done), Ordering::Acquire);
         let (empty, full) = (requested(self.done), answered(self.done));
         if found != full && found != empty {
-            return Err(poison(&mut self.poison, &self.shape, self.done, found, empty, full).into());
+            return Err(
+                poison(&mut self.poison, &self.shape, self.done, found, empty, full).into(),
+            );
         }
         Ok(found == full)
     }
@@ -311,7 +313,9 @@ impl<M: SharedMem> InPlaceServer<M> {
             answered(self.next.wrapping_sub(self.shape.slots))
         };
         if found != full && found != empty {
-            return Err(poison(&mut self.poison, &self.shape, self.next, found, empty, full).into());
+            return Err(
+                poison(&mut self.poison, &self.shape, self.next, found, empty, full).into(),
+            );
         }
         Ok(found == full)
     }
