@@ -1,2 +1,39 @@
-//! portal
-fn main() {}
+//! `portal`: virtual machines that share memory and ring each other.
+//!
+//! This crate is the command line and nothing else: it parses arguments and
+//! configuration files, wires the other crates together and prints what they
+//! did. What guests and region files say is checked by the crates that read it.
+
+mod cli;
+mod config;
+mod doctor;
+mod exit;
+mod print;
+mod run;
+
+use clap::Parser as _;
+use cli::Cli;
+use cli::Command;
+use exit::Outcome;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match carry_out(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.kind.into()
+        }
+    }
+}
+
+fn carry_out(command: Command) -> Outcome {
+    match command {
+        Command::Run(args) => run::run(&args),
+        Command::Doctor { json } => doctor::run(json),
+        Command::Demo(_) | Command::Region(_) | Command::Bench(_) => Err(exit::Failure::new(
+            exit::Kind::Failed,
+            "this command is not built yet",
+        )),
+    }
+}

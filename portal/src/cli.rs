@@ -1,0 +1,256 @@
+//! The command line: pure parsing. What the commands open and do is elsewhere.
+
+use crate::config::parse_number;
+use crate::config::parse_size;
+use crate::exit;
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+use clap::ValueEnum;
+use std::path::PathBuf;
+
+/// Virtual machines that share memory and ring each other.
+#[derive(Debug, Parser)]
+#[command(
+    name = "portal",
+    version,
+    max_term_width = 96,
+    arg_required_else_help = true,
+    propagate_version = true,
+    after_help = "\
+Start here:
+  portal demo                    two virtual machines, one region, what it costs
+  portal demo --file film.mkv    the bytes of a file from one to the other, checked
+  portal doctor                  what this host has and lacks",
+    after_long_help = exit::HELP
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Two partitions, one region: latency, bandwidth and doorbells in a table.
+    #[command(after_help = "\
+Examples:
+  portal demo
+  portal demo --file /usr/lib/os-release
+  portal demo --json | jq '.rows[] | {what, ratio}'")]
+    Demo(Demo),
+
+    /// Run the partitions of a TOML file until they end or Ctrl-C.
+    #[command(after_help = "\
+Examples:
+  portal run examples/pair.toml
+  portal run pair.toml --check          only look for mistakes in the file
+  portal run pair.toml --until-done     end when every task is done
+
+A smallest file:
+  [[region]]
+  name = \"shared\"
+  size = \"64 MiB\"
+
+  [[partition]]
+  name = \"a\"
+  guest = \"warp\"
+  [[partition.device]]
+  kind = \"ivshmem\"
+  region = \"shared\"")]
+    Run(Run),
+
+    /// Make, look at, check and repair file-backed regions.
+    #[command(subcommand, arg_required_else_help = true)]
+    Region(Region),
+
+    /// Benchmarks, each as a ratio to a baseline of the same run.
+    #[command(after_help = "\
+Examples:
+  portal bench                       all of them; some minutes
+  portal bench latency doorbell
+  portal bench all --json > figures.json
+
+Give them a quiet machine with two cores.")]
+    Bench(Bench),
+
+    /// What this host has, what each missing thing costs, what to do about it.
+    Doctor {
+        /// One JSON object instead of the list.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Send this file from partition A to partition B and compare hashes.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// One JSON object instead of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) confinement: Confinement,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The configuration.
+    #[arg(value_name = "FILE.toml")]
+    pub(crate) file: PathBuf,
+
+    /// Check the file against this host and start nothing.
+    #[arg(long)]
+    pub(crate) check: bool,
+
+    /// End when every task is done, instead of at Ctrl-C.
+    #[arg(long)]
+    pub(crate) until_done: bool,
+
+    #[command(flatten)]
+    pub(crate) confinement: Confinement,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Confinement {
+    /// Run guests without seccomp and Landlock. For debugging only.
+    #[arg(long)]
+    pub(crate) no_sandbox: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Region {
+    /// Make a file with an empty region in it.
+    #[command(after_help = "\
+Examples:
+  portal region create shared.region --size \"64 MiB\"
+  portal region create /dev/shm/lab --size 1GiB --peers 16 --name lab")]
+    Create(RegionCreate),
+
+    /// Print header, peers, rings and arenas.
+    Show {
+        /// The region's file.
+        #[arg(value_name = "PATH")]
+        path: PathBuf,
+        /// One JSON object instead of the tables.
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Check every invariant, as fsck does; exit code 6 when one is broken.
+    #[command(after_help = "\
+Examples:
+  portal region check shared.region
+  portal region check shared.region --repair
+
+Repair nothing that a peer still uses: stop the region's users first.")]
+    Check {
+        /// The region's file.
+        #[arg(value_name = "PATH")]
+        path: PathBuf,
+        /// Repair what can be repaired.
+        #[arg(long)]
+        repair: bool,
+        /// One JSON object instead of lines.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RegionCreate {
+    /// Where to put it; the file must not exist.
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+
+    /// Its size, a power of two of at least 64 KiB: 1048576, 1MiB, "1 GiB".
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) size: u64,
+
+    /// Peer slots, the host's slot 0 among them.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(2..=1024))]
+    pub(crate) peers: u16,
+
+    /// Bytes of a common section that every peer may write; 0 for none.
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = size)]
+    pub(crate) common: u64,
+
+    /// Its name, at most 31 letters, digits, - and _; else the file's name.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+
+    /// Replace an existing file.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// Which.
+    #[arg(value_enum, default_value = "all")]
+    pub(crate) what: Vec<BenchGroup>,
+
+    /// One JSON object a goal instead of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchGroup {
+    /// Round trips through rings.
+    Latency,
+    /// Messages a second.
+    Throughput,
+    /// Bytes a second.
+    Bulk,
+    /// Doorbells and blocking.
+    Doorbell,
+    /// Allocating and freeing.
+    Arena,
+    /// Everything.
+    All,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_number(text)
+        .or_else(|| parse_size(text))
+        .ok_or_else(|| "write bytes as a number, or a number with KiB, MiB or GiB".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn examples_of_the_help_parse() {
+        for line in [
+            "portal demo --file /usr/lib/os-release",
+            "portal demo --json",
+            "portal run pair.toml --check",
+            "portal run pair.toml --until-done",
+            "portal region create /dev/shm/lab --size 1GiB --peers 16 --name lab",
+            "portal region check shared.region --repair",
+            "portal bench latency doorbell",
+            "portal bench all --json",
+            "portal bench",
+            "portal doctor --json",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+    }
+
+    #[test]
+    fn sizes_of_the_command_line() {
+        assert_eq!(size("64 MiB"), Ok(64 << 20));
+        assert_eq!(size("0x10000"), Ok(65536));
+        assert!(size("lots").is_err());
+    }
+}

@@ -1,0 +1,157 @@
+//! What a configuration asks of this host: files that are there, memory that is
+//! free. The only part of the configuration that looks outside its text.
+
+use super::Backing;
+use super::Config;
+use super::Guest;
+use super::schema::bytes;
+use super::source::Flaw;
+use super::source::Located;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// Checks files, relative to `folder`, and memory.
+pub(crate) fn check(config: &Config, folder: &Path) -> Vec<Flaw> {
+    let mut flaws = Vec::new();
+    for region in &config.regions {
+        if let Backing::File(path) = &region.backing
+            && let Some(size) = file(folder, path, region_hint(region.size.value), &mut flaws)
+            && size != region.size.value
+        {
+            flaws.push(region.size.flaw(format!(
+                "{} is not the size of {}, which has {}",
+                bytes(region.size.value),
+                path.value.display(),
+                bytes(size)
+            )));
+        }
+    }
+    for partition in &config.partitions {
+        if let Guest::Image { path, .. } = &partition.guest
+            && let Some(size) = file(
+                folder,
+                path,
+                "name a flat 64-bit image".to_owned(),
+                &mut flaws,
+            )
+        {
+            let room = partition
+                .ram
+                .value
+                .saturating_sub(portal_boot_abi::IMAGE_GPA);
+            if size == 0 {
+                flaws.push(path.flaw(format!("{} is empty", path.value.display())));
+            } else if size > room {
+                flaws.push(path.flaw(format!(
+                    "{} has {}, its partition room for {}",
+                    path.value.display(),
+                    bytes(size),
+                    bytes(room)
+                )));
+            }
+        }
+    }
+    memory(config, &mut flaws);
+    flaws
+}
+
+fn region_hint(size: u64) -> String {
+    format!(
+        "make it with: portal region create --size \"{}\" PATH",
+        bytes(size)
+    )
+}
+
+/// The size of a file that can be opened; otherwise a flaw.
+fn file(
+    folder: &Path,
+    path: &Located<PathBuf>,
+    hint: String,
+    flaws: &mut Vec<Flaw>,
+) -> Option<u64> {
+    let full = folder.join(&path.value);
+    let opened = std::fs::File::open(&full).and_then(|f| f.metadata());
+    match opened {
+        Ok(found) if found.is_file() => Some(found.len()),
+        Ok(_) => {
+            flaws.push(
+                path.flaw(format!("{} is no file", full.display()))
+                    .hint(hint),
+            );
+            None
+        }
+        Err(e) => {
+            let flaw = path.flaw(format!("cannot open {}: {e}", full.display()));
+            flaws.push(flaw.hint(hint));
+            None
+        }
+    }
+}
+
+fn memory(config: &Config, flaws: &mut Vec<Flaw>) {
+    let mut anonymous: u64 = 0;
+    let mut largest: Option<&Located<u64>> = None;
+    let mut huge: u64 = 0;
+    for region in &config.regions {
+        let size = &region.size;
+        match &region.backing {
+            Backing::Memfd => {
+                anonymous = anonymous.saturating_add(size.value);
+                largest = largest.into_iter().chain([size]).max_by_key(|l| l.value);
+            }
+            Backing::HugePages(at) => {
+                huge = huge.saturating_add(size.value);
+                huge_pool(at, huge, flaws);
+            }
+            Backing::File(_) => {}
+        }
+    }
+    for partition in &config.partitions {
+        let ram = &partition.ram;
+        anonymous = anonymous.saturating_add(ram.value);
+        largest = largest.into_iter().chain([ram]).max_by_key(|l| l.value);
+    }
+    let (Some(available), Some(largest)) = (available_memory(), largest) else {
+        return;
+    };
+    if anonymous > available {
+        flaws.push(
+            largest
+                .flaw(format!(
+                    "all partitions and regions need {}, this host has {} free",
+                    bytes(anonymous),
+                    bytes(available >> 20 << 20)
+                ))
+                .hint("lower ram and size, or free memory on the host"),
+        );
+    }
+}
+
+fn huge_pool(at: &Located<()>, needed: u64, flaws: &mut Vec<Flaw>) {
+    let pool = Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB");
+    let free = std::fs::read_to_string(pool.join("free_hugepages"));
+    let Ok(free) = free.unwrap_or_default().trim().parse::<u64>() else {
+        flaws.push(at.flaw("this host has no huge pages of 2 MiB"));
+        return;
+    };
+    let pages = needed.div_ceil(2 << 20);
+    if pages > free {
+        flaws.push(
+            at.flaw(format!(
+                "{pages} pages of 2 MiB are needed, {free} are free"
+            ))
+            .hint(format!(
+                "reserve them: echo {pages} | sudo tee {}",
+                pool.join("nr_hugepages").display()
+            )),
+        );
+    }
+}
+
+/// `MemAvailable` of /proc/meminfo in bytes.
+pub(crate) fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}

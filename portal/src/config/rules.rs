@@ -1,0 +1,241 @@
+//! What must hold between values: unique names, regions that exist, addresses
+//! that do not overlap, enough peer slots.
+
+use super::Backing;
+use super::Config;
+use super::Guest;
+use super::Partition;
+use super::Place;
+use super::Region;
+use super::reader::nearest;
+use super::schema::bytes;
+use super::source::Flaw;
+use super::source::Located;
+use portal_boot_abi as abi;
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// Regions at fixed addresses are mapped with 2 MiB pages where they are large
+/// enough, so that is how they are aligned.
+const GPA_ALIGN: u64 = 2 << 20;
+
+/// Checks everything, adding to `flaws`.
+pub(super) fn check(config: &Config, flaws: &mut Vec<Flaw>) {
+    unique(config.regions.iter().map(|r| &r.name), "region", flaws);
+    unique(
+        config.partitions.iter().map(|p| &p.name),
+        "partition",
+        flaws,
+    );
+    one_file_one_region(config, flaws);
+    for partition in &config.partitions {
+        devices(config, partition, flaws);
+        addresses(config, partition, flaws);
+        tasks(config, partition, flaws);
+    }
+    for region in &config.regions {
+        peer_slots(config, region, flaws);
+    }
+}
+
+fn unique<'c>(names: impl Iterator<Item = &'c Located<String>>, kind: &str, flaws: &mut Vec<Flaw>) {
+    let mut seen = HashMap::new();
+    for name in names {
+        if seen.insert(name.value.as_str(), ()).is_some() {
+            flaws.push(name.flaw(format!("there is a {kind} {:?} already", name.value)));
+        }
+    }
+}
+
+fn one_file_one_region(config: &Config, flaws: &mut Vec<Flaw>) {
+    let mut seen: HashMap<_, &str> = HashMap::new();
+    for region in &config.regions {
+        if let Backing::File(path) = &region.backing
+            && let Some(other) = seen.insert(&path.value, &region.name.value)
+        {
+            flaws.push(path.flaw(format!(
+                "{} is the file of region {other:?} already",
+                path.value.display()
+            )));
+        }
+    }
+}
+
+fn region_named<'c>(config: &'c Config, name: &str) -> Option<&'c Region> {
+    config.regions.iter().find(|r| r.name.value == name)
+}
+
+fn unknown(what: &Located<String>, kind: &str, known: Vec<&str>) -> Flaw {
+    let flaw = what.flaw(format!("there is no {kind} {:?}", what.value));
+    match nearest(&what.value, &known) {
+        Some(near) => flaw.hint(format!("did you mean {near:?}?")),
+        None if known.is_empty() => flaw.hint(format!("write a [[{kind}]] with that name")),
+        None => flaw.hint(format!("there are: {}", known.join(", "))),
+    }
+}
+
+fn devices(config: &Config, partition: &Partition, flaws: &mut Vec<Flaw>) {
+    let mut seen = HashMap::new();
+    let mut fixed = 0;
+    for device in &partition.devices {
+        if region_named(config, &device.region.value).is_none() {
+            let known = config
+                .regions
+                .iter()
+                .map(|r| r.name.value.as_str())
+                .collect();
+            flaws.push(unknown(&device.region, "region", known));
+        }
+        if seen.insert(device.region.value.as_str(), ()).is_some() {
+            flaws.push(device.region.flaw(format!(
+                "partition {:?} has region {:?} already",
+                partition.name.value, device.region.value
+            )));
+        }
+        if let Place::Fixed { gpa } = &device.place {
+            fixed += 1;
+            if fixed > abi::MAX_REGIONS {
+                flaws.push(gpa.flaw(format!(
+                    "a partition has at most {} regions at fixed addresses",
+                    abi::MAX_REGIONS
+                )));
+            }
+        }
+    }
+}
+
+fn addresses(config: &Config, partition: &Partition, flaws: &mut Vec<Flaw>) {
+    let mut taken: Vec<(Range<u64>, String)> = Vec::new();
+    for device in &partition.devices {
+        let (Place::Fixed { gpa }, Some(region)) =
+            (&device.place, region_named(config, &device.region.value))
+        else {
+            continue;
+        };
+        let size = region.size.value;
+        let window = abi::WINDOW64_GPA..abi::WINDOW64_END;
+        let end = gpa.value.saturating_add(size);
+        if gpa.value < window.start || end > window.end {
+            flaws.push(outside(gpa, size, &window));
+            continue;
+        }
+        let align = GPA_ALIGN.min(size);
+        if !gpa.value.is_multiple_of(align) {
+            let down = gpa.value - gpa.value % align;
+            flaws.push(
+                gpa.flaw(format!(
+                    "{:#x} is not aligned to {}",
+                    gpa.value,
+                    bytes(align)
+                ))
+                .hint(format!("{down:#x} is")),
+            );
+        }
+        let range = gpa.value..end;
+        for (other, name) in &taken {
+            if range.start < other.end && other.start < range.end {
+                flaws.push(
+                    gpa.flaw(format!(
+                        "{:#x}..{end:#x} overlaps region {name:?} at {:#x}..{:#x}",
+                        gpa.value, other.start, other.end
+                    ))
+                    .hint(format!("{:#x} is free", free_above(&taken, size))),
+                );
+            }
+        }
+        taken.push((range, region.name.value.clone()));
+    }
+}
+
+fn outside(gpa: &Located<u64>, size: u64, window: &Range<u64>) -> Flaw {
+    gpa.flaw(format!(
+        "{} at {:#x} do not lie in the window for regions, {:#x}..{:#x}",
+        bytes(size),
+        gpa.value,
+        window.start,
+        window.end
+    ))
+    .hint(format!(
+        "addresses below {:#x} belong to RAM, devices and 32-bit BARs",
+        window.start
+    ))
+}
+
+fn free_above(taken: &[(Range<u64>, String)], size: u64) -> u64 {
+    let highest = taken.iter().map(|(r, _)| r.end).max();
+    let highest = highest.unwrap_or(abi::WINDOW64_GPA);
+    highest.next_multiple_of(size.max(GPA_ALIGN))
+}
+
+fn tasks(config: &Config, partition: &Partition, flaws: &mut Vec<Flaw>) {
+    let Guest::Warp { tasks } = &partition.guest else {
+        return;
+    };
+    for task in tasks {
+        let peer = config
+            .partitions
+            .iter()
+            .find(|p| p.name.value == task.peer.value);
+        let Some(peer) = peer else {
+            let known = config
+                .partitions
+                .iter()
+                .map(|p| p.name.value.as_str())
+                .collect();
+            flaws.push(unknown(&task.peer, "partition", known));
+            continue;
+        };
+        if peer.name == partition.name {
+            flaws.push(
+                task.peer
+                    .flaw("a partition's task is with another partition"),
+            );
+            continue;
+        }
+        if !matches!(peer.guest, Guest::Warp { .. }) {
+            flaws.push(task.peer.flaw(format!(
+                "{:?} runs an image; only the built-in guest answers a task",
+                task.peer.value
+            )));
+        }
+        let shared = partition.devices.iter().any(|d| {
+            peer.devices
+                .iter()
+                .any(|o| o.region.value == d.region.value)
+        });
+        if !shared {
+            flaws.push(
+                task.peer
+                    .flaw(format!(
+                        "{:?} and {:?} share no region",
+                        partition.name.value, task.peer.value
+                    ))
+                    .hint("give both a [[partition.device]] with the same region"),
+            );
+        }
+    }
+}
+
+fn peer_slots(config: &Config, region: &Region, flaws: &mut Vec<Flaw>) {
+    let users = config
+        .partitions
+        .iter()
+        .flat_map(|p| &p.devices)
+        .filter(|d| d.region.value == region.name.value)
+        .count() as u64;
+    // Slot 0 is the host's.
+    let needed = users + 1;
+    if region.peers.value < needed {
+        let mut at = region.peers.clone();
+        if at.key.is_empty() {
+            at.key = format!("region.{}.peers", region.name.value);
+        }
+        flaws.push(
+            at.flaw(format!(
+                "{} slots are too few for {users} partitions and the host",
+                region.peers.value
+            ))
+            .hint(format!("write peers = {needed} or more")),
+        );
+    }
+}

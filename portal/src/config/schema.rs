@@ -1,0 +1,354 @@
+//! The keys of the configuration file, their types, defaults and single-value
+//! limits.
+
+use super::Backing;
+use super::Config;
+use super::Device;
+use super::Guest;
+use super::Partition;
+use super::Place;
+use super::Region;
+use super::Task;
+use super::TaskKind;
+use super::reader::Reader;
+use super::reader::nearest;
+use super::source::Flaw;
+use super::source::Located;
+use portal_boot_abi as abi;
+use std::ops::Range;
+use std::path::PathBuf;
+use toml::de::DeTable;
+
+/// Longest name, so that it fits a region header's 32 bytes with its NUL.
+const NAME_MAX: usize = 31;
+/// Smallest region.
+const REGION_MIN: u64 = 64 << 10;
+/// Granularity of guest memory.
+const PAGE: u64 = 4096;
+/// Least guest RAM: boot tables below 1 MiB, an image above it.
+const RAM_MIN: u64 = 2 << 20;
+/// Most guest RAM: it ends where the window of the regions starts.
+const RAM_MAX: u64 = abi::WINDOW64_GPA - abi::HIGH_RAM_GPA + abi::LOW_RAM_MAX;
+/// Most peers: one page of state table has that many words.
+const PEERS_MAX: u64 = 1024;
+/// Most vectors of an ivshmem device: the doorbell register has 16 bits for
+/// them, MSI-X 2048; QEMU's server and drivers expect no more than this.
+const VECTORS_MAX: u64 = 64;
+
+/// Reads the whole file. Values that were not readable have made a flaw, and
+/// what they belong to is left out.
+pub(super) fn read(text: &str, flaws: &mut Vec<Flaw>) -> Config {
+    let mut config = Config {
+        regions: Vec::new(),
+        partitions: Vec::new(),
+    };
+    let root = match DeTable::parse(text) {
+        Ok(root) => root,
+        Err(e) => {
+            flaws.push(Flaw {
+                span: e.span().unwrap_or(0..0),
+                key: String::new(),
+                what: e.message().to_owned(),
+                hint: None,
+            });
+            return config;
+        }
+    };
+    let mut reader = Reader::new(root.get_ref(), 0..0, "");
+    for table in reader.tables("region", flaws) {
+        config.regions.extend(region(table, flaws));
+    }
+    let partitions = reader.tables("partition", flaws);
+    if partitions.is_empty() && flaws.is_empty() {
+        flaws.push(reader.missing("partition", "write at least one [[partition]]"));
+    }
+    for table in partitions {
+        config.partitions.extend(partition(table, flaws));
+    }
+    reader.finish(flaws);
+    config
+}
+
+fn region(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Region> {
+    let name = name_of(&mut table, "region", flaws);
+    let size = size_within(&mut table, "size", REGION_MIN..(1 << 40) + 1, flaws);
+    if size.is_none() && !table.has("size") {
+        flaws.push(table.missing("size", "write the region's size: size = \"64 MiB\""));
+    }
+    if let Some(size) = &size
+        && !size.value.is_power_of_two()
+    {
+        let below = 1u64 << size.value.ilog2();
+        flaws.push(
+            size.flaw(format!("{} is no power of two", bytes(size.value)))
+                .hint(format!("{} and {} are", bytes(below), bytes(below << 1))),
+        );
+    }
+    let peers = table.number("peers", 2..PEERS_MAX + 1, flaws);
+    let peers = peers.unwrap_or_else(|| absent(&table, 8));
+    let common = size_within(&mut table, "common", 0..1 << 40, flaws);
+    let common = common.unwrap_or_else(|| absent(&table, 0));
+    if common.value % PAGE != 0 {
+        flaws.push(common.flaw(format!("{} is no multiple of 4 KiB", bytes(common.value))));
+    }
+    let backing = backing(&mut table, flaws);
+    table.finish(flaws);
+    Some(Region {
+        name: name?,
+        size: size?,
+        peers,
+        common,
+        backing: backing?,
+    })
+}
+
+fn backing(table: &mut Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Backing> {
+    let kind = choice(table, "backing", &["memfd", "huge", "file"], flaws);
+    let path = table.string("path", flaws);
+    let Some(kind) = kind else {
+        if table.has("backing") {
+            return None;
+        }
+        if let Some(path) = path {
+            let hint = "add backing = \"file\"";
+            flaws.push(path.flaw("only a file backing has a path").hint(hint));
+        }
+        return Some(Backing::Memfd);
+    };
+    match (kind.value.as_str(), path) {
+        ("file", Some(path)) => Some(Backing::File(path.map(PathBuf::from))),
+        ("file", None) => {
+            let hint = "name the file: path = \"shared.region\"";
+            flaws.push(table.missing("path", hint));
+            None
+        }
+        (other, Some(path)) => {
+            flaws.push(path.flaw(format!("a {other} backing has no path")));
+            None
+        }
+        ("huge", None) => Some(Backing::HugePages(kind.map(|_| ()))),
+        (_, None) => Some(Backing::Memfd),
+    }
+}
+
+fn partition(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Partition> {
+    let name = name_of(&mut table, "partition", flaws);
+    let vcpus = table.number("vcpus", 1..u64::from(abi::MAX_VCPUS) + 1, flaws);
+    let vcpus = vcpus.unwrap_or_else(|| absent(&table, 1));
+    let ram = size_within(&mut table, "ram", RAM_MIN..RAM_MAX + 1, flaws);
+    let ram = ram.unwrap_or_else(|| absent(&table, 16 << 20));
+    if ram.value % PAGE != 0 {
+        flaws.push(ram.flaw(format!("{} is no multiple of 4 KiB", bytes(ram.value))));
+    }
+    let guest = guest(&mut table, flaws);
+    let mut devices = Vec::new();
+    for reader in table.tables("device", flaws) {
+        devices.extend(device(reader, flaws));
+    }
+    table.finish(flaws);
+    Some(Partition {
+        name: name?,
+        vcpus,
+        ram,
+        guest: guest?,
+        devices,
+    })
+}
+
+fn guest(table: &mut Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Guest> {
+    let builtin = choice(table, "guest", &["warp"], flaws);
+    let image = table.string("image", flaws);
+    let cmdline = table.string("cmdline", flaws);
+    let has_tasks = table.has("task");
+    let task_tables = table.tables("task", flaws);
+    let Some(image) = image else {
+        if let Some(cmdline) = cmdline {
+            flaws.push(cmdline.flaw("only an image has a command line"));
+        }
+        if builtin.is_none() && !table.has("guest") && !table.has("image") {
+            let hint = "write guest = \"warp\" for the built-in one, or image = \"file\"";
+            flaws.push(table.missing("guest", hint));
+        }
+        let tasks = task_tables
+            .into_iter()
+            .filter_map(|t| task(t, flaws))
+            .collect();
+        return builtin.map(|_| Guest::Warp { tasks });
+    };
+    if table.has("guest") {
+        flaws.push(image.flaw("a partition has a built-in guest or an image, not both"));
+    }
+    if has_tasks {
+        flaws.push(
+            image
+                .flaw("a partition with an image has no tasks")
+                .hint("tasks are for the agent of guest = \"warp\""),
+        );
+    }
+    if let Some(cmdline) = &cmdline
+        && cmdline.value.len() > abi::CMDLINE_MAX
+    {
+        flaws.push(cmdline.flaw(format!(
+            "{} bytes are more than {}",
+            cmdline.value.len(),
+            abi::CMDLINE_MAX
+        )));
+    }
+    Some(Guest::Image {
+        path: image.map(PathBuf::from),
+        cmdline,
+    })
+}
+
+fn task(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Task> {
+    let what = choice(&mut table, "do", &["ping", "doorbell", "stream"], flaws);
+    if what.is_none() && !table.has("do") {
+        flaws.push(table.missing("do", "write do = \"ping\", \"doorbell\" or \"stream\""));
+    }
+    let peer = table.string("peer", flaws);
+    if peer.is_none() && !table.has("peer") {
+        flaws.push(table.missing("peer", "name the partition at the other end"));
+    }
+    let kind = what.and_then(|what| match what.value.as_str() {
+        "stream" => {
+            let bytes = size_within(&mut table, "bytes", 0..1 << 50, flaws);
+            if bytes.is_none() && !table.has("bytes") {
+                flaws.push(table.missing("bytes", "write how much: bytes = \"1 GiB\""));
+            }
+            bytes.map(|b| TaskKind::Stream { bytes: b.value })
+        }
+        other => {
+            let rounds = table.number("rounds", 1..(1 << 40) + 1, flaws);
+            let rounds = rounds.map_or(100_000, |r| r.value);
+            Some(match other {
+                "ping" => TaskKind::Ping { rounds },
+                _ => TaskKind::Doorbell { rounds },
+            })
+        }
+    });
+    table.finish(flaws);
+    Some(Task {
+        what: kind?,
+        peer: peer?,
+    })
+}
+
+fn device(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Device> {
+    let kind = choice(&mut table, "kind", &["ivshmem", "fixed"], flaws);
+    if kind.is_none() && !table.has("kind") {
+        flaws.push(table.missing("kind", "write kind = \"ivshmem\" or \"fixed\""));
+    }
+    let region = table.string("region", flaws);
+    if region.is_none() && !table.has("region") {
+        flaws.push(table.missing("region", "name the region: region = \"shared\""));
+    }
+    let place = kind.and_then(|kind| match kind.value.as_str() {
+        "fixed" => {
+            let gpa = table.number("gpa", 0..u64::MAX, flaws);
+            if gpa.is_none() && !table.has("gpa") {
+                let hint = "write the address: gpa = 0x10_0000_0000";
+                flaws.push(table.missing("gpa", hint));
+            }
+            gpa.map(|gpa| Place::Fixed { gpa })
+        }
+        _ => {
+            let vectors = table.number("vectors", 1..VECTORS_MAX + 1, flaws);
+            let absent = absent(&table, 2);
+            Some(Place::Ivshmem {
+                vectors: vectors.unwrap_or(absent),
+            })
+        }
+    });
+    table.finish(flaws);
+    Some(Device {
+        region: region?,
+        place: place?,
+    })
+}
+
+/// Takes `name`; from then on the table is called by it in flaws.
+fn name_of(
+    table: &mut Reader<'_, '_>,
+    kind: &str,
+    flaws: &mut Vec<Flaw>,
+) -> Option<Located<String>> {
+    let Some(name) = table.string("name", flaws) else {
+        if !table.has("name") {
+            let hint = format!("give the {kind} a name: name = \"a\"");
+            flaws.push(table.missing("name", &hint));
+        }
+        return None;
+    };
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.value.is_empty() || name.value.len() > NAME_MAX || !name.value.chars().all(good) {
+        flaws.push(
+            name.flaw(format!("{:?} is no name", name.value))
+                .hint(format!(
+                    "a name is 1 to {NAME_MAX} letters, digits, - and _"
+                )),
+        );
+        return None;
+    }
+    table.name(format!("{kind}.{}", name.value));
+    Some(name)
+}
+
+fn choice(
+    table: &mut Reader<'_, '_>,
+    key: &'static str,
+    among: &[&str],
+    flaws: &mut Vec<Flaw>,
+) -> Option<Located<String>> {
+    let found = table.string(key, flaws)?;
+    if among.contains(&found.value.as_str()) {
+        return Some(found);
+    }
+    let hint = match nearest(&found.value, among) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("it is one of \"{}\"", among.join("\", \"")),
+    };
+    flaws.push(
+        found
+            .flaw(format!("{:?} is not known", found.value))
+            .hint(hint),
+    );
+    None
+}
+
+fn size_within(
+    table: &mut Reader<'_, '_>,
+    key: &'static str,
+    limits: Range<u64>,
+    flaws: &mut Vec<Flaw>,
+) -> Option<Located<u64>> {
+    let size = table.size(key, flaws)?;
+    if limits.contains(&size.value) {
+        return Some(size);
+    }
+    flaws.push(size.flaw(format!(
+        "{} is not between {} and {}",
+        bytes(size.value),
+        bytes(limits.start),
+        bytes(limits.end - 1)
+    )));
+    None
+}
+
+/// A default, standing where its table stands.
+fn absent(table: &Reader<'_, '_>, value: u64) -> Located<u64> {
+    Located {
+        value,
+        span: table.span(),
+        key: String::new(),
+    }
+}
+
+/// A number of bytes as a person writes it, exact.
+pub(super) fn bytes(n: u64) -> String {
+    for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
+        if n >= 1 << shift && n.is_multiple_of(1 << shift) {
+            return format!("{} {unit}", n >> shift);
+        }
+    }
+    format!("{n} bytes")
+}
