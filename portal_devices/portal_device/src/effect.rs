@@ -23,6 +23,17 @@ pub struct Msi {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StopReason {
+    /// The guest wrote where it may only read, and that is configured to be
+    /// the end.
+    #[error(
+        "{device}: store to offset {offset:#x} of the region, which is read-only to this partition"
+    )]
+    DeniedWrite {
+        /// Name of the device.
+        device: &'static str,
+        /// Offset in the region, bytes.
+        offset: u64,
+    },
     /// The storage behind the device failed in a way that the guest cannot be
     /// told about.
     #[error("{device}: storage failed: {what}")]

@@ -19,12 +19,14 @@
 //! of them.
 
 mod bar;
+mod counter;
 mod effect;
 mod input;
 pub mod inspect;
 pub mod saved;
 
 pub use bar::{BarBacking, BarInfo, BarKind};
+pub use counter::Counter;
 pub use effect::{Access, Effect, Effects, Msi, StopReason};
 pub use input::Input;
 pub use saved::{RestoreError, Saved, SavedState};

@@ -1,0 +1,396 @@
+//! ivshmem v1, register- and BAR-compatible with QEMU's revision 1.
+//!
+//! Specification: QEMU's ivshmem device specification (ids, registers, doorbell
+//! format); PCI Local Bus 3.0 for everything around. Differences that are
+//! options: INTx beside MSI-X ([`IvshmemV1Config::intx`]), which the revision 1
+//! of QEMU does not have, and a region that is read-only to this guest.
+//!
+//! Distrusted: the guest. Left out: the contents of the region.
+//!
+//! # BARs
+//!
+//! | BAR | what |
+//! |---|---|
+//! | 0 | 32-bit memory, 256 bytes: registers |
+//! | 1 | 32-bit memory: MSI-X table at 0, pending bits at max(2048, 16 n); absent when plain |
+//! | 2 | 64-bit prefetchable memory: the region |
+//!
+//! # Registers (BAR0, 32 bits each, little-endian)
+//!
+//! | offset | name | access |
+//! |---|---|---|
+//! | 00h | interrupt mask | read/write; bit 0 lets the INTx condition through |
+//! | 04h | interrupt status | a read clears it; bit 0: a doorbell came while INTx was in use; writable, as QEMU's is |
+//! | 08h | IVPosition | read-only: the own peer id, 0 when plain |
+//! | 0Ch | doorbell | write-only: peer << 16 or'ed with the vector; reads 0 |
+//! | 10h- | reserved | reads 0, ignores writes |
+//!
+//! # Accesses of other widths
+//!
+//! * Reads of 1 and 2 bytes give those bytes of the register; any part of a read
+//!   of status clears all of it. A read of 8 bytes is two of 4, low one first.
+//! * Writes of 1 and 2 bytes to mask and status change those bytes, as byte
+//!   enables do. To the doorbell they do nothing: a doorbell is one 32-bit
+//!   store. A write of 8 bytes is two of 4, low one first.
+//! * An access that is not a multiple of its own width, or wider than 8 bytes,
+//!   reads all ones and writes nothing. So does any access to a BAR that is not
+//!   decoded.
+//!
+//! # Interrupts
+//!
+//! A vector is connected while MSI-X is enabled, neither the function nor the
+//! vector is masked, and the function is bus master: a message is a memory write
+//! of the function, so a guest that enables MSI-X sets command bit 2 too.
+//! With [`IvshmemV1Config::intx`] and MSI-X disabled, a doorbell on any vector
+//! sets status bit 0, and INTA# is asserted while status and mask have a bit in
+//! common and command bit 10 is clear.
+
+#[cfg(feature = "arbitrary")]
+pub mod actions;
+mod inspect;
+mod registers;
+mod saved;
+
+use crate::ConfigError;
+use crate::function::Function;
+use crate::function::MSIX;
+use crate::function::REGION;
+use crate::function::REGISTERS;
+use crate::pci::ConfigSpace;
+use crate::pci::Identity;
+use crate::pci::MAX_VECTORS;
+use crate::pci::Msix;
+use crate::pci::MsixLayout;
+use crate::peers::PeerPhase;
+use crate::window;
+use crate::window::Window;
+use portal_device::BarBacking;
+use portal_device::BarInfo;
+use portal_device::BarKind;
+use portal_device::Counter;
+use portal_device::Device;
+use portal_device::Effects;
+use portal_device::Input;
+use portal_device::RestoreError;
+use portal_device::Saved;
+use portal_device::SavedState;
+use portal_device::inspect::Node;
+use registers::Registers;
+
+/// Vendor id of the function (Red Hat, Qumranet).
+pub const VENDOR: u16 = 0x1af4;
+/// Device id of the function.
+pub const DEVICE: u16 = 0x1110;
+/// Subsystem id that QEMU's has by default; its vendor is [`VENDOR`].
+pub const SUBSYSTEM: u16 = 0x1100;
+/// Length of BAR0 in bytes. The Windows driver refuses any other.
+pub const REGISTERS_LEN: u64 = 256;
+/// Smallest region: one page.
+pub const LEAST_REGION: u64 = 4096;
+/// Largest region: 16 TiB, a quarter of what 46-bit physical addresses reach,
+/// so that the BAR fits beside RAM on every host.
+pub const MOST_REGION: u64 = 1 << 44;
+
+/// MSI-X capability id.
+const MSIX_CAPABILITY: u8 = 0x11;
+
+/// What a guest's write to a part of the region that is read-only to it comes
+/// to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeniedWrite {
+    /// No effect, counted as `region_writes_dropped`.
+    #[default]
+    Drop,
+    /// The partition is stopped with [`portal_device::StopReason::DeniedWrite`].
+    Stop,
+}
+
+/// What an ivshmem v1 function is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IvshmemV1Config {
+    /// Own peer id: what IVPosition reads. 0 is shown when plain.
+    pub peer: u16,
+    /// Length of the region in bytes: a power of two, [`LEAST_REGION`] to
+    /// [`MOST_REGION`].
+    pub region_len: u64,
+    /// What the guest may do where: [`Window::flat`] or [`Window::sectioned`].
+    pub windows: Vec<Window>,
+    /// What a write to a read-only window comes to.
+    pub denied_write: DeniedWrite,
+    /// Vectors to receive on, up to [`MAX_VECTORS`]; 0 makes the plain variant:
+    /// no MSI-X, no BAR1, no doorbells.
+    pub vectors: u16,
+    /// INTx beside MSI-X.
+    pub intx: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counters {
+    config_refused: Counter,
+    access_refused: Counter,
+    undecoded: Counter,
+    region_writes_dropped: Counter,
+    doorbells_trapped: Counter,
+    doorbells_unknown: Counter,
+    rung: Counter,
+    rung_unknown: Counter,
+    raised: Counter,
+    peers_refused: Counter,
+    resets: Counter,
+}
+
+/// The device.
+#[derive(Clone, Debug)]
+pub struct IvshmemV1 {
+    config: IvshmemV1Config,
+    bars: Vec<BarInfo>,
+    function: Function,
+    registers: Registers,
+    counters: Counters,
+}
+
+impl IvshmemV1 {
+    /// A function after power-on, detached, with no peers but itself.
+    pub fn new(config: IvshmemV1Config) -> Result<Self, ConfigError> {
+        check(&config)?;
+        let layout = MsixLayout::new(config.vectors);
+        let doorbells = config.vectors > 0;
+        let mut bars = vec![BarInfo {
+            bar: REGISTERS,
+            len: REGISTERS_LEN,
+            kind: BarKind::Memory32,
+            backing: BarBacking::Registers,
+        }];
+        if doorbells {
+            bars.push(BarInfo {
+                bar: MSIX,
+                len: layout.bar_len,
+                kind: BarKind::Memory32,
+                backing: BarBacking::Registers,
+            });
+        }
+        bars.push(BarInfo {
+            bar: REGION,
+            len: config.region_len,
+            kind: BarKind::Memory64Prefetchable,
+            backing: BarBacking::Region,
+        });
+        let identity = Identity {
+            vendor: VENDOR,
+            device: DEVICE,
+            revision: 1,
+            class: 0x05_00_00,
+            subsystem_vendor: VENDOR,
+            subsystem: SUBSYSTEM,
+            intx: config.intx,
+        };
+        let mut space = ConfigSpace::new(&identity, &bars);
+        let msix = doorbells.then(|| {
+            let mut body = Vec::with_capacity(10);
+            body.extend_from_slice(&config.vectors.wrapping_sub(1).to_le_bytes());
+            body.extend_from_slice(&u32::from(MSIX).to_le_bytes());
+            body.extend_from_slice(&((layout.pending as u32) | u32::from(MSIX)).to_le_bytes());
+            let at = space.add_capability(MSIX_CAPABILITY, &body, &[0x00, 0xc0]);
+            (Msix::new(layout), at + 2)
+        });
+        let mut function = Function::new(space, msix, config.windows.clone());
+        if doorbells {
+            function.peers.add(config.peer, config.vectors);
+        }
+        let (registers, counters) = (Registers::default(), Counters::default());
+        Ok(IvshmemV1 {
+            config,
+            bars,
+            function,
+            registers,
+            counters,
+        })
+    }
+
+    /// What the device was made from.
+    pub fn config(&self) -> &IvshmemV1Config {
+        &self.config
+    }
+
+    /// INTx is how doorbells reach the guest now.
+    fn listening(&self) -> bool {
+        self.config.intx && !self.function.msix_enabled()
+    }
+
+    /// The INTx condition, before the disable bit of the command register.
+    fn intx_condition(&self) -> bool {
+        self.listening() && self.registers.condition()
+    }
+
+    fn sync_line(&mut self, effects: &mut Effects) {
+        let asserted = self.intx_condition() && !self.function.config.intx_disabled();
+        self.function.sync_line(asserted, effects);
+    }
+
+    fn sync_vectors(&mut self, vectors: std::ops::Range<u16>, effects: &mut Effects) {
+        let raised = self
+            .function
+            .sync_vectors(vectors, self.listening(), effects);
+        for _ in 0..raised {
+            self.counters.raised.bump();
+        }
+    }
+
+    fn sync(&mut self, effects: &mut Effects) {
+        self.function.sync_bars(effects);
+        self.sync_vectors(0..self.config.vectors, effects);
+        self.sync_line(effects);
+    }
+
+    fn rung(&mut self, vector: u16, effects: &mut Effects) {
+        if vector >= self.config.vectors {
+            self.counters.rung_unknown.bump();
+            return;
+        }
+        self.counters.rung.bump();
+        if self.listening() {
+            self.registers.ring();
+            self.sync_line(effects);
+        } else if self.function.deliver(vector, effects) {
+            self.counters.raised.bump();
+        }
+    }
+
+    fn peer_joined(&mut self, peer: u16, vectors: u16, effects: &mut Effects) {
+        let known_self = self.config.vectors == 0 || peer == self.config.peer;
+        if known_self || vectors > MAX_VECTORS {
+            if self.counters.peers_refused.bump() {
+                tracing::warn!(peer, vectors, "ivshmem: peer refused");
+            }
+            return;
+        }
+        self.function.remove_peer(peer, effects);
+        self.function.add_peer(peer, vectors, effects);
+    }
+
+    fn peer_phase(&mut self, peer: u16, phase: PeerPhase) {
+        match self.function.peers.get_mut(peer) {
+            Some(record) => record.phase = phase,
+            None => {
+                self.counters.peers_refused.bump();
+            }
+        }
+    }
+
+    fn peer_gone(&mut self, peer: u16, effects: &mut Effects) {
+        if peer == self.config.peer || !self.function.remove_peer(peer, effects) {
+            self.counters.peers_refused.bump();
+        }
+    }
+}
+
+fn check(config: &IvshmemV1Config) -> Result<(), ConfigError> {
+    if config.region_len < LEAST_REGION || config.region_len > MOST_REGION {
+        return Err(ConfigError::RegionLen {
+            value: config.region_len,
+            least: LEAST_REGION,
+            most: MOST_REGION,
+        });
+    }
+    if !config.region_len.is_power_of_two() {
+        return Err(ConfigError::RegionNotPowerOfTwo {
+            value: config.region_len,
+        });
+    }
+    if config.vectors > MAX_VECTORS {
+        return Err(ConfigError::Vectors {
+            value: config.vectors,
+            limit: MAX_VECTORS,
+        });
+    }
+    window::check(&config.windows, config.region_len)?;
+    if config.intx && config.vectors == 0 {
+        return Err(ConfigError::IntxWithoutVectors);
+    }
+    Ok(())
+}
+
+impl Device for IvshmemV1 {
+    fn step(&mut self, input: Input, effects: &mut Effects) {
+        match input {
+            Input::ConfigRead { offset, len } => self.config_read(offset, len, effects),
+            Input::ConfigWrite { offset, len, value } => {
+                self.config_write(offset, len, value, effects);
+            }
+            Input::BarRead { bar, offset, len } => self.bar_read(bar, offset, len, effects),
+            Input::BarWrite {
+                bar,
+                offset,
+                len,
+                value,
+            } => {
+                self.bar_write(bar, offset, len, value, effects);
+            }
+            Input::Rung { vector } => self.rung(vector, effects),
+            Input::PeerJoined { peer, vectors } => self.peer_joined(peer, vectors, effects),
+            Input::PeerReady { peer } => self.peer_phase(peer, PeerPhase::Ready),
+            Input::PeerQuiescing { peer } => self.peer_phase(peer, PeerPhase::Quiescing),
+            Input::PeerGone { peer } => self.peer_gone(peer, effects),
+            Input::Attach => {
+                self.function.set_attached(true);
+                self.sync(effects);
+            }
+            Input::Detach => {
+                self.function.set_attached(false);
+                self.sync(effects);
+            }
+            Input::Reset => {
+                self.counters.resets.bump();
+                self.function.reset();
+                self.registers.reset();
+                self.sync(effects);
+            }
+            // This device has no queues.
+            _ => {
+                self.counters.access_refused.bump();
+            }
+        }
+    }
+
+    fn bars(&self) -> &[BarInfo] {
+        &self.bars
+    }
+
+    fn shows_pending(&self, bar: u8, offset: u64) -> bool {
+        let msix = self.function.msix.as_ref();
+        bar == MSIX && msix.is_some_and(|(msix, _)| msix.shows_pending(offset))
+    }
+
+    fn save(&self) -> Saved {
+        Saved::State(saved::save(self))
+    }
+
+    fn restore(&mut self, saved: &SavedState, effects: &mut Effects) -> Result<(), RestoreError> {
+        saved::restore(self, saved)?;
+        self.sync(effects);
+        Ok(())
+    }
+
+    fn inspect(&self) -> Node {
+        inspect::inspect(self)
+    }
+
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        let c = &self.counters;
+        for (name, counter) in [
+            ("config_refused", c.config_refused),
+            ("access_refused", c.access_refused),
+            ("undecoded", c.undecoded),
+            ("region_writes_dropped", c.region_writes_dropped),
+            ("doorbells_trapped", c.doorbells_trapped),
+            ("doorbells_unknown", c.doorbells_unknown),
+            ("rung", c.rung),
+            ("rung_unknown", c.rung_unknown),
+            ("raised", c.raised),
+            ("peers_refused", c.peers_refused),
+            ("resets", c.resets),
+        ] {
+            visit(name, counter.get());
+        }
+    }
+}

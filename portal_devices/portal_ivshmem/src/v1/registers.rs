@@ -1,0 +1,227 @@
+//! The register file of ivshmem v1 and every guest access to it.
+//!
+//! Specification: QEMU's ivshmem device specification, "Registers"; see the
+//! parent module for the table and for accesses of other widths. Distrusted:
+//! the guest. Left out: MSI-X, which [`crate::pci`] has.
+
+use super::DeniedWrite;
+use super::IvshmemV1;
+use crate::function::DOORBELL;
+use crate::function::MSIX;
+use crate::function::REGION;
+use crate::function::REGISTERS;
+use crate::guard::Guard;
+use crate::guard::stands;
+use crate::pci::Refused;
+use crate::pci::TableWrite;
+use crate::pci::merge;
+use crate::pci::natural;
+use crate::pci::part;
+use portal_device::Access;
+use portal_device::Effect;
+use portal_device::Effects;
+use portal_device::StopReason;
+
+const INTERRUPT_MASK: u64 = 0x00;
+const INTERRUPT_STATUS: u64 = 0x04;
+const IV_POSITION: u64 = 0x08;
+
+/// Mask and status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Registers {
+    pub(super) mask: u32,
+    pub(super) status: u32,
+}
+
+impl Registers {
+    pub(super) fn reset(&mut self) {
+        *self = Registers::default();
+    }
+
+    /// A doorbell came while INTx is in use.
+    pub(super) fn ring(&mut self) {
+        self.status |= 1;
+    }
+
+    pub(super) fn condition(self) -> bool {
+        self.status & self.mask != 0
+    }
+}
+
+impl IvshmemV1 {
+    pub(super) fn config_read(&mut self, offset: u16, len: u8, effects: &mut Effects) {
+        match self
+            .function
+            .config
+            .read(offset, len, self.intx_condition())
+        {
+            Ok(value) => effects.answer(value.into()),
+            Err(Refused) => {
+                self.counters.config_refused.bump();
+                effects.answer(Refused::answer(len));
+            }
+        }
+    }
+
+    pub(super) fn config_write(&mut self, offset: u16, len: u8, value: u32, effects: &mut Effects) {
+        match self.function.config.write(offset, len, value) {
+            Ok(true) => self.sync(effects),
+            Ok(false) => {}
+            Err(Refused) => {
+                self.counters.config_refused.bump();
+            }
+        }
+    }
+
+    /// Whether the guest can have reached this place: the BAR is decoded, and
+    /// the access is natural and ends inside.
+    fn reachable(&mut self, bar: u8, offset: u64, len: u8) -> bool {
+        let inside = self.function.config.bar(bar).is_some_and(|info| {
+            offset
+                .checked_add(len.into())
+                .is_some_and(|end| end <= info.len)
+        });
+        if !inside || !natural(offset, len) {
+            self.counters.access_refused.bump();
+            return false;
+        }
+        if self.function.config.decoded(bar).is_none() && stands(Guard::Decoded) {
+            self.counters.undecoded.bump();
+            return false;
+        }
+        true
+    }
+
+    pub(super) fn bar_read(&mut self, bar: u8, offset: u64, len: u8, effects: &mut Effects) {
+        effects.answer(Refused::answer(len));
+        if !self.reachable(bar, offset, len) {
+            return;
+        }
+        match bar {
+            REGISTERS if len == 8 => {
+                let low = u64::from(self.register_read(offset));
+                let high = u64::from(self.register_read(offset | 4));
+                effects.answer(low | (high << 32));
+                self.sync_line(effects);
+            }
+            REGISTERS => {
+                let register = self.register_read(offset & !3);
+                effects.answer(part(register, offset, len));
+                self.sync_line(effects);
+            }
+            MSIX => {
+                if let Some((msix, _)) = &self.function.msix {
+                    effects.answer(msix.read(offset, len));
+                }
+            }
+            // The region is mapped: a read that traps is one that the binding
+            // could not map.
+            _ => {
+                self.counters.access_refused.bump();
+            }
+        }
+    }
+
+    fn register_read(&mut self, offset: u64) -> u32 {
+        match offset {
+            INTERRUPT_MASK => self.registers.mask,
+            INTERRUPT_STATUS => std::mem::take(&mut self.registers.status),
+            IV_POSITION if self.config.vectors > 0 => self.config.peer.into(),
+            _ => 0,
+        }
+    }
+
+    pub(super) fn bar_write(
+        &mut self,
+        bar: u8,
+        offset: u64,
+        len: u8,
+        value: u64,
+        effects: &mut Effects,
+    ) {
+        if !self.reachable(bar, offset, len) {
+            return;
+        }
+        match bar {
+            REGISTERS if len == 8 => {
+                self.register_write(offset, 4, value & u64::from(u32::MAX), effects);
+                self.register_write(offset | 4, 4, value >> 32, effects);
+            }
+            REGISTERS => self.register_write(offset, len, value, effects),
+            MSIX => self.table_write(offset, len, value, effects),
+            REGION => self.region_write(offset, effects),
+            _ => {
+                self.counters.access_refused.bump();
+            }
+        }
+    }
+
+    /// A store to the region trapped: the window is read-only to this guest. (A
+    /// store to a writable window is one that the binding could not map; it is
+    /// dropped too, since nothing stands there.)
+    fn region_write(&mut self, offset: u64, effects: &mut Effects) {
+        if self.counters.region_writes_dropped.bump() {
+            tracing::debug!(offset, "ivshmem: store to a read-only part of the region");
+        }
+        let read_only = self.function.windows().iter().any(|window| {
+            window.access == Access::ReadOnly
+                && offset
+                    .checked_sub(window.offset)
+                    .is_some_and(|at| at < window.len)
+        });
+        if read_only && self.config.denied_write == DeniedWrite::Stop {
+            effects.push(Effect::Stop(StopReason::DeniedWrite {
+                device: "ivshmem",
+                offset,
+            }));
+        }
+    }
+
+    fn register_write(&mut self, offset: u64, len: u8, value: u64, effects: &mut Effects) {
+        let merged = |register| merge(register, offset, len, value);
+        match offset & !3 {
+            INTERRUPT_MASK => {
+                self.registers.mask = merged(self.registers.mask);
+                self.sync_line(effects);
+            }
+            INTERRUPT_STATUS => {
+                self.registers.status = merged(self.registers.status);
+                self.sync_line(effects);
+            }
+            DOORBELL if len == 4 => self.doorbell((value & u64::from(u32::MAX)) as u32, effects),
+            DOORBELL => {
+                self.counters.access_refused.bump();
+            }
+            _ => {}
+        }
+    }
+
+    fn doorbell(&mut self, value: u32, effects: &mut Effects) {
+        let (peer, vector) = ((value >> 16) as u16, (value & 0xffff) as u16);
+        match self.function.peers.get_mut(peer) {
+            Some(record) if vector < record.vectors || !stands(Guard::KnownVector) => {
+                record.trapped.bump();
+                self.counters.doorbells_trapped.bump();
+                effects.push(Effect::Ring { peer, vector });
+            }
+            _ => {
+                self.counters.doorbells_unknown.bump();
+            }
+        }
+    }
+
+    fn table_write(&mut self, offset: u64, len: u8, value: u64, effects: &mut Effects) {
+        let Some((msix, _)) = &mut self.function.msix else {
+            return;
+        };
+        match msix.write(offset, len, value) {
+            TableWrite::Entry(vector) => {
+                self.sync_vectors(vector..vector.saturating_add(1), effects);
+            }
+            TableWrite::Nothing => {}
+            TableWrite::Refused => {
+                self.counters.access_refused.bump();
+            }
+        }
+    }
+}
