@@ -7,6 +7,7 @@ extern crate alloc;
 
 pub mod claim;
 pub mod directory;
+pub mod doorbell;
 pub mod header;
 pub mod host_pages;
 pub mod layout;
@@ -20,5 +21,6 @@ pub mod section;
 mod sequenced;
 pub mod span;
 mod violation;
+pub mod wait;
 
 pub use violation::Violation;

@@ -42,4 +42,12 @@ pub enum Violation {
         /// The highest possible value (inclusive, modulo 2^64).
         high: u64,
     },
+    /// An answer that belongs to no call.
+    #[error("answer to {found:#x}, the oldest call is {expected:#x}")]
+    Answer {
+        /// The `user_data` found.
+        found: u64,
+        /// The `user_data` of the call.
+        expected: u64,
+    },
 }

@@ -1,6 +1,7 @@
 //! [`SharedMem`] over the heap: for tests, and for two threads of one process.
 #![expect(unsafe_code, reason = "hands the allocation's address to RawMem")]
 
+use super::Addressed;
 use super::Ordering;
 use super::OutOfBounds;
 use super::RawMem;
@@ -8,6 +9,7 @@ use super::SharedMem;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
+use core::sync::atomic::AtomicU32;
 
 /// What the heap hands out: one pair of cache lines.
 #[repr(C, align(128))]
@@ -46,7 +48,7 @@ impl HeapMem {
         Self { block, raw }
     }
 
-    /// The same memory without the owner, for code that is measured.
+    /// The same memory without its owner, for code that is measured.
     ///
     /// # Safety
     /// The result is not used after the last clone or window of `self` is gone.
@@ -58,6 +60,12 @@ impl HeapMem {
 impl core::fmt::Debug for HeapMem {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("HeapMem").field("len", &self.len()).finish()
+    }
+}
+
+impl Addressed for HeapMem {
+    fn atomic_u32(&self, at: u64) -> &AtomicU32 {
+        self.raw.atomic_u32(at)
     }
 }
 

@@ -85,3 +85,9 @@ pub trait SharedMem: Clone {
     /// Asks for the cache line at `at`; only a hint.
     fn prefetch(&self, _at: u64) {}
 }
+
+/// Shared memory that has an address, and so can hold a futex word.
+pub trait Addressed: SharedMem {
+    /// The aligned u32 at `at`, in place.
+    fn atomic_u32(&self, at: u64) -> &core::sync::atomic::AtomicU32;
+}

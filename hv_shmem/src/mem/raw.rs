@@ -64,6 +64,12 @@ impl RawMem {
     }
 }
 
+impl super::Addressed for RawMem {
+    fn atomic_u32(&self, at: u64) -> &AtomicU32 {
+        self.u32_at(at)
+    }
+}
+
 impl SharedMem for RawMem {
     #[inline(always)]
     fn len(&self) -> u64 {

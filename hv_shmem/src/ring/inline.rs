@@ -347,13 +347,14 @@ impl<M: SharedMem> InlineReceiver<M> {
         false
     }
 
-    /// Nothing to take: lets the sender have what was freed.
+    /// Nothing to take, or never again. The cursor is left alone: less than a
+    /// quarter of the ring is consumed and not published, so that the sender is
+    /// never without space because of it.
     #[inline]
     fn idle(&mut self) -> Result<(), RecvError> {
-        if let Some(v) = self.poison {
-            return Err(v.into());
+        match self.poison {
+            Some(v) => Err(v.into()),
+            None => Ok(()),
         }
-        self.own.publish(self.next);
-        Ok(())
     }
 }

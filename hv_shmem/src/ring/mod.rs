@@ -6,6 +6,8 @@
 //! | in-line, several sending threads of one peer | [`MpscSender`], [`MpscReceiver`] | one reservation for a whole batch |
 //! | bulk | [`BulkSender`], [`BulkReceiver`] | throughput: one index for many slots |
 //! | in-place | [`InPlaceCaller`], [`InPlaceServer`] | calls between peers that trust each other: the answer overwrites the question |
+//! | Submit, Complete, Event | [`SubmitSender`], [`CompleteSender`], [`EventSender`] and their receivers | typed entries over the in-line layout |
+//! | Upcall | [`UpcallCaller`], [`UpcallServer`] | a call with a deadline, over the in-place layout or a pair of in-line rings |
 //!
 //! Source: `DESIGN.md`, "The memory", rings. Every byte of a ring has one
 //! writer: slots and the producer's line belong to the producer's section, the
@@ -27,15 +29,32 @@
 //! on them is modulo 2^64 all the same, because the peer's words are.
 
 mod bulk;
+mod complete;
+mod entry;
+mod event;
 mod in_place;
 mod inline;
 mod mpsc;
 mod place;
 mod progress;
+mod submit;
+mod upcall;
 mod wake;
 
 pub use bulk::BulkReceiver;
 pub use bulk::BulkSender;
+pub use complete::CompleteEntry;
+pub use complete::CompleteReceiver;
+pub use complete::CompleteSender;
+pub use entry::ENTRY_BYTES;
+pub use entry::ENTRY_SLOT;
+pub use entry::Entry;
+pub use entry::EntryReceiver;
+pub use entry::EntrySender;
+pub use event::Emitted;
+pub use event::EventEntry;
+pub use event::EventReceiver;
+pub use event::EventSender;
 pub use in_place::InPlaceCaller;
 pub use in_place::InPlaceServer;
 pub use inline::InlineReceiver;
@@ -52,6 +71,13 @@ pub use place::PlaceError;
 pub use place::RingKind;
 pub use place::RingLayout;
 pub use place::RingPlace;
+pub use submit::SubmitEntry;
+pub use submit::SubmitReceiver;
+pub use submit::SubmitSender;
+pub use upcall::UpcallCaller;
+pub use upcall::UpcallEntry;
+pub use upcall::UpcallError;
+pub use upcall::UpcallServer;
 pub use wake::Wake;
 
 use crate::violation::Violation;

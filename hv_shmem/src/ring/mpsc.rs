@@ -266,6 +266,24 @@ impl<M: SharedMem> MpscReceiver<M> {
         self.0.pop_batch(out)
     }
 
+    /// As [`InlineReceiver::has_message`].
+    ///
+    /// # Errors
+    /// [`RecvError::Poisoned`].
+    pub fn has_message(&mut self) -> Result<bool, RecvError> {
+        self.0.has_message()
+    }
+
+    /// As [`InlineReceiver::flush`].
+    pub fn flush(&mut self) -> Wake {
+        self.0.flush()
+    }
+
+    /// As [`InlineReceiver::arm`].
+    pub fn arm(&mut self) {
+        self.0.arm();
+    }
+
     /// The in-line receiver that this is, for everything else.
     pub fn inner(&mut self) -> &mut InlineReceiver<M> {
         &mut self.0

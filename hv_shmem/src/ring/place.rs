@@ -132,6 +132,7 @@ impl RingLayout {
             return Err(PlaceError::SlotSize {
                 value: slot_size,
                 min,
+                max: MAX_SLOT_SIZE,
             });
         }
         if !slots.is_power_of_two() || slots > MAX_SLOTS {
@@ -145,12 +146,14 @@ impl RingLayout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PlaceError {
     /// The slot size is no power of two, or outside the layout's range.
-    #[error("slot size {value}: must be a power of two from {min} to {MAX_SLOT_SIZE}")]
+    #[error("slot size {value}: must be a power of two from {min} to {max}")]
     SlotSize {
         /// The value given, in bytes.
         value: u32,
         /// The smallest of the layout, in bytes.
         min: u32,
+        /// The largest, in bytes.
+        max: u32,
     },
     /// The number of slots is no power of two, or too large.
     #[error("{value} slots: must be a power of two from 1 to {MAX_SLOTS}")]
@@ -175,6 +178,14 @@ pub enum PlaceError {
         found: RingLayout,
         /// The layout of the type.
         needed: RingLayout,
+    },
+    /// The ring carries something else than this type.
+    #[error("the ring's kind is {found:?}, {needed:?} needed")]
+    Kind {
+        /// The kind of the place.
+        found: RingKind,
+        /// The kind of the type.
+        needed: RingKind,
     },
     /// A consumer has no cursor line.
     #[error("the consumer's line is missing")]

@@ -1,0 +1,122 @@
+//! A doorbell over an eventfd (`eventfd(2)`): one system call to ring, one to
+//! wait. KVM takes the same fd as irqfd or ioeventfd.
+//!
+//! Trust: an eventfd that was passed over a socket is one open file description
+//! for both ends. A host peer that holds it can read it (and swallow rings
+//! meant for itself), fill it (so that more rings change nothing) and change its
+//! blocking mode. [`EventFd::ring`] treats "full" as rung; hand each pair of
+//! peers its own eventfd, so that a peer can only harm its own.
+
+use super::Bell;
+use super::Doorbell;
+use super::DoorbellError;
+use super::Heard;
+use core::time::Duration;
+use rustix::event::EventfdFlags;
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::event::Timespec;
+use rustix::io::Errno;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+
+/// An eventfd, rung with [`Doorbell::ring`] and heard with [`Bell::wait`].
+#[derive(Debug)]
+pub struct EventFd(OwnedFd);
+
+impl EventFd {
+    /// A new eventfd, not rung, closed on exec. It blocks its reader, so that a
+    /// wait without a timeout is one system call.
+    ///
+    /// # Errors
+    /// [`DoorbellError::Os`], for example when the process has no fds left.
+    pub fn new() -> Result<Self, DoorbellError> {
+        rustix::event::eventfd(0, EventfdFlags::CLOEXEC)
+            .map(Self)
+            .map_err(|e| os("eventfd", e))
+    }
+
+    /// Another handle on the same eventfd.
+    ///
+    /// # Errors
+    /// [`DoorbellError::Os`].
+    pub fn try_clone(&self) -> Result<Self, DoorbellError> {
+        rustix::io::fcntl_dupfd_cloexec(&self.0, 0)
+            .map(Self)
+            .map_err(|e| os("fcntl", e))
+    }
+
+    /// Sleeps until readable or the time is up.
+    fn poll(&self, timeout: Option<Duration>) -> Result<Heard, DoorbellError> {
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        let timeout = timeout.map(|t| Timespec {
+            tv_sec: t.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: t.subsec_nanos().into(),
+        });
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(0) => Ok(Heard::TimedOut),
+            Ok(_) | Err(Errno::INTR) => Ok(Heard::Rang),
+            Err(e) => Err(os("poll", e)),
+        }
+    }
+}
+
+impl From<OwnedFd> for EventFd {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
+impl From<EventFd> for OwnedFd {
+    fn from(bell: EventFd) -> Self {
+        bell.0
+    }
+}
+
+impl AsFd for EventFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Doorbell for EventFd {
+    #[inline]
+    fn ring(&self) -> Result<(), DoorbellError> {
+        match rustix::io::write(&self.0, &1u64.to_ne_bytes()) {
+            // "Would block": the counter is full, so it has been rung.
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Err(e) => Err(os("write to an eventfd", e)),
+        }
+    }
+}
+
+impl Bell for EventFd {
+    #[inline]
+    fn wait(&self, timeout: Option<Duration>) -> Result<Heard, DoorbellError> {
+        if timeout.is_some() && self.poll(timeout)? == Heard::TimedOut {
+            return Ok(Heard::TimedOut);
+        }
+        let mut count = [0; 8];
+        match rustix::io::read(&self.0, &mut count) {
+            Ok(_) | Err(Errno::INTR) => Ok(Heard::Rang),
+            // Somebody made it non-blocking: sleep in poll, then take the ring
+            // (which another reader may have taken meanwhile: spurious).
+            Err(Errno::AGAIN) => {
+                let heard = self.poll(timeout)?;
+                match rustix::io::read(&self.0, &mut count) {
+                    Ok(_) | Err(Errno::INTR | Errno::AGAIN) => Ok(heard),
+                    Err(e) => Err(os("read from an eventfd", e)),
+                }
+            }
+            Err(e) => Err(os("read from an eventfd", e)),
+        }
+    }
+}
+
+fn os(what: &'static str, e: Errno) -> DoorbellError {
+    DoorbellError::Os {
+        what,
+        errno: e.raw_os_error(),
+    }
+}
