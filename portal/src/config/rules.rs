@@ -11,6 +11,10 @@ use super::reader::nearest;
 use super::schema::bytes;
 use super::source::Flaw;
 use super::source::Located;
+use hv_shmem::layout::Layout;
+use hv_shmem::layout::LayoutError;
+use hv_shmem::layout::RegionSpec;
+use hv_shmem::name::Name;
 use portal_boot_abi as abi;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -34,6 +38,7 @@ pub(super) fn check(config: &Config, flaws: &mut Vec<Flaw>) {
         tasks(config, partition, flaws);
     }
     for region in &config.regions {
+        layout(region, flaws);
         peer_slots(config, region, flaws);
     }
 }
@@ -216,6 +221,35 @@ fn tasks(config: &Config, partition: &Partition, flaws: &mut Vec<Flaw>) {
     }
 }
 
+/// Whether the parts of the region fit in it, by the rule that lays it out.
+fn layout(region: &Region, flaws: &mut Vec<Flaw>) {
+    // Names have been checked more strictly than this; the name takes no room.
+    let Ok(name) = Name::new(&region.name.value) else {
+        return;
+    };
+    // The schema allows no more than the table's 1024.
+    let peers = u16::try_from(region.peers.value).unwrap_or(u16::MAX);
+    let spec = RegionSpec::new(name, region.size.value, peers).common(region.common.value);
+    let Err(error) = Layout::compute(&spec) else {
+        return;
+    };
+    let at = match error {
+        LayoutError::Common { .. } => named(&region.common, region, "common"),
+        LayoutError::Sections { .. } => named(&region.peers, region, "peers"),
+        _ => region.size.clone(),
+    };
+    flaws.push(at.flaw(error.to_string()));
+}
+
+/// A value that may be a default: then its key is spelt here.
+fn named(value: &Located<u64>, region: &Region, key: &str) -> Located<u64> {
+    let mut at = value.clone();
+    if at.key.is_empty() {
+        at.key = format!("region.{}.{key}", region.name.value);
+    }
+    at
+}
+
 fn peer_slots(config: &Config, region: &Region, flaws: &mut Vec<Flaw>) {
     let users = config
         .partitions
@@ -226,10 +260,7 @@ fn peer_slots(config: &Config, region: &Region, flaws: &mut Vec<Flaw>) {
     // Slot 0 is the host's.
     let needed = users + 1;
     if region.peers.value < needed {
-        let mut at = region.peers.clone();
-        if at.key.is_empty() {
-            at.key = format!("region.{}.peers", region.name.value);
-        }
+        let at = named(&region.peers, region, "peers");
         flaws.push(
             at.flaw(format!(
                 "{} slots are too few for {users} partitions and the host",

@@ -14,23 +14,22 @@ use super::reader::Reader;
 use super::reader::nearest;
 use super::source::Flaw;
 use super::source::Located;
+use hv_shmem::layout::MAX_PEERS;
+use hv_shmem::layout::MIN_REGION;
+use hv_shmem::name::NAME_BYTES;
 use portal_boot_abi as abi;
 use std::ops::Range;
 use std::path::PathBuf;
 use toml::de::DeTable;
 
-/// Longest name, so that it fits a region header's 32 bytes with its NUL.
-const NAME_MAX: usize = 31;
-/// Smallest region.
-const REGION_MIN: u64 = 64 << 10;
+/// Largest region that a file may ask for; more is a slip of a unit.
+const REGION_MAX: u64 = 1 << 40;
 /// Granularity of guest memory.
 const PAGE: u64 = 4096;
 /// Least guest RAM: boot tables below 1 MiB, an image above it.
 const RAM_MIN: u64 = 2 << 20;
 /// Most guest RAM: it ends where the window of the regions starts.
 const RAM_MAX: u64 = abi::WINDOW64_GPA - abi::HIGH_RAM_GPA + abi::LOW_RAM_MAX;
-/// Most peers: one page of state table has that many words.
-const PEERS_MAX: u64 = 1024;
 /// Most vectors of an ivshmem device: the doorbell register has 16 bits for
 /// them, MSI-X 2048; QEMU's server and drivers expect no more than this.
 const VECTORS_MAX: u64 = 64;
@@ -71,7 +70,7 @@ pub(super) fn read(text: &str, flaws: &mut Vec<Flaw>) -> Config {
 
 fn region(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Region> {
     let name = name_of(&mut table, "region", flaws);
-    let size = size_within(&mut table, "size", REGION_MIN..(1 << 40) + 1, flaws);
+    let size = size_within(&mut table, "size", MIN_REGION..REGION_MAX + 1, flaws);
     if size.is_none() && !table.has("size") {
         flaws.push(table.missing("size", "write the region's size: size = \"64 MiB\""));
     }
@@ -84,13 +83,10 @@ fn region(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Region> {
                 .hint(format!("{} and {} are", bytes(below), bytes(below << 1))),
         );
     }
-    let peers = table.number("peers", 2..PEERS_MAX + 1, flaws);
+    let peers = table.number("peers", 2..u64::from(MAX_PEERS) + 1, flaws);
     let peers = peers.unwrap_or_else(|| absent(&table, 8));
-    let common = size_within(&mut table, "common", 0..1 << 40, flaws);
+    let common = size_within(&mut table, "common", 0..REGION_MAX, flaws);
     let common = common.unwrap_or_else(|| absent(&table, 0));
-    if common.value % PAGE != 0 {
-        flaws.push(common.flaw(format!("{} is no multiple of 4 KiB", bytes(common.value))));
-    }
     let backing = backing(&mut table, flaws);
     table.finish(flaws);
     Some(Region {
@@ -280,11 +276,11 @@ fn name_of(
         return None;
     };
     let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    if name.value.is_empty() || name.value.len() > NAME_MAX || !name.value.chars().all(good) {
+    if name.value.is_empty() || name.value.len() > NAME_BYTES || !name.value.chars().all(good) {
         flaws.push(
             name.flaw(format!("{:?} is no name", name.value))
                 .hint(format!(
-                    "a name is 1 to {NAME_MAX} letters, digits, - and _"
+                    "a name is 1 to {NAME_BYTES} letters, digits, - and _"
                 )),
         );
         return None;
@@ -346,7 +342,9 @@ fn absent(table: &Reader<'_, '_>, value: u64) -> Located<u64> {
 /// A number of bytes as a person writes it, exact.
 pub(super) fn bytes(n: u64) -> String {
     for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
-        if n >= 1 << shift && n.is_multiple_of(1 << shift) {
+        // 64 MB would read as 62500 KiB: true, and no help.
+        let small = n >> shift <= 8192 || unit == "GiB";
+        if n >= 1 << shift && n.is_multiple_of(1 << shift) && small {
             return format!("{} {unit}", n >> shift);
         }
     }

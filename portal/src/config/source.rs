@@ -140,8 +140,7 @@ mod tests {
     fn points_at_line_and_column() {
         let text = "one = 1\ntwo = \"é\" # x\nthree = 3";
         let shown = Flaws::new("f.toml", text, vec![flaw(14..18)]).to_string();
-        let expected =
-            "f.toml:2:7: a.b: wrong\n    2 | two = \"é\" # x\n      |       ^^^\n      = right";
+        let expected = "1 flaw in f.toml\nf.toml:2:7: a.b: wrong\n    2 | two = \"é\" # x\n      |       ^^^\n      = right";
         assert_eq!(shown, expected);
     }
 

@@ -1,0 +1,391 @@
+//! `portal run --check` on files with one mistake each: the exit code, the line,
+//! the key, the value and what to write instead.
+
+mod binary;
+
+use binary::Ran;
+use binary::portal_in;
+use std::path::Path;
+
+const GOOD: &str = r#"
+[[region]]
+name = "shared"
+size = "64 MiB"
+peers = 4
+
+[[partition]]
+name = "a"
+guest = "warp"
+ram = "16 MiB"
+
+[[partition.device]]
+kind = "fixed"
+region = "shared"
+gpa = 0x10_0000_0000
+
+[[partition.task]]
+do = "ping"
+peer = "b"
+
+[[partition]]
+name = "b"
+guest = "warp"
+
+[[partition.device]]
+kind = "ivshmem"
+region = "shared"
+vectors = 2
+"#;
+
+fn check(text: &[u8]) -> Ran {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("pair.toml"), text).unwrap();
+    portal_in(folder.path(), &["run", "pair.toml", "--check"])
+}
+
+/// Replaces `from` in the good file, and expects exit code 3 and each of `told`.
+#[track_caller]
+fn flawed(from: &str, to: &str, told: &[&str]) {
+    assert_eq!(GOOD.matches(from).count(), 1, "{from:?} has to be unique");
+    let ran = check(GOOD.replace(from, to).as_bytes());
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert_eq!(ran.out, "");
+    for words in told {
+        assert!(ran.err.contains(words), "{words:?} not in:\n{}", ran.err);
+    }
+}
+
+#[test]
+fn the_good_file_is_good() {
+    let ran = check(GOOD.as_bytes());
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(ran.out.contains("2 partitions, 1 regions, no flaw"));
+}
+
+#[test]
+fn the_example_is_good() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let ran = portal_in(root, &["run", "examples/pair.toml", "--check"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+}
+
+#[test]
+fn unknown_key() {
+    let told = ["pair.toml:10:1: partition.a.rams", "did you mean `ram`?"];
+    flawed("ram = ", "rams = ", &told);
+}
+
+#[test]
+fn unknown_table() {
+    flawed(
+        "[[partition.task]]",
+        "[[partition.tusk]]",
+        &["partition.a.tusk", "`task`"],
+    );
+}
+
+#[test]
+fn size_no_power_of_two() {
+    let told = [
+        "pair.toml:4:8: region.shared.size: 60 MiB",
+        "32 MiB and 64 MiB are",
+    ];
+    flawed("\"64 MiB\"", "\"60 MiB\"", &told);
+}
+
+#[test]
+fn decimal_megabytes_are_told_apart() {
+    flawed(
+        "\"64 MiB\"",
+        "\"64 MB\"",
+        &["64000000 bytes is no power of two"],
+    );
+}
+
+#[test]
+fn size_out_of_limits() {
+    flawed(
+        "\"64 MiB\"",
+        "4096",
+        &["4 KiB is not between 64 KiB and 1024 GiB"],
+    );
+}
+
+#[test]
+fn size_that_is_none() {
+    flawed(
+        "\"64 MiB\"",
+        "\"plenty\"",
+        &["region.shared.size: is no number of bytes"],
+    );
+    flawed(
+        "\"64 MiB\"",
+        "true",
+        &["region.shared.size: is true or false"],
+    );
+    flawed(
+        "\"64 MiB\"",
+        "-1",
+        &["region.shared.size: is no number of bytes"],
+    );
+}
+
+#[test]
+fn missing_key() {
+    flawed(
+        "size = \"64 MiB\"\n",
+        "",
+        &["region.shared.size: is missing", "size = \"64 MiB\""],
+    );
+}
+
+#[test]
+fn too_few_peer_slots() {
+    let told = [
+        "pair.toml:5:9: region.shared.peers: 2 slots",
+        "write peers = 3 or more",
+    ];
+    flawed("peers = 4", "peers = 2", &told);
+}
+
+#[test]
+fn more_peers_than_the_region_has_room_for() {
+    flawed(
+        "peers = 4",
+        "peers = 1024",
+        &["region.shared.peers: max_peers is 1024"],
+    );
+}
+
+#[test]
+fn common_section_without_room() {
+    let told = [
+        "region.shared.common: common is 1073741824 bytes",
+        "at most",
+    ];
+    flawed("peers = 4", "peers = 4\ncommon = \"1 GiB\"", &told);
+    flawed(
+        "peers = 4",
+        "peers = 4\ncommon = 4096",
+        &["multiple of 2097152"],
+    );
+}
+
+#[test]
+fn unknown_region() {
+    let told = [
+        "partition.b.device[0].region: there is no region \"shard\"",
+        "\"shared\"",
+    ];
+    flawed(
+        "region = \"shared\"\nvectors",
+        "region = \"shard\"\nvectors",
+        &told,
+    );
+}
+
+#[test]
+fn duplicate_names() {
+    let told = ["partition.a.name: there is a partition \"a\""];
+    flawed("name = \"b\"", "name = \"a\"", &told);
+}
+
+#[test]
+fn names_are_plain() {
+    flawed(
+        "name = \"b\"",
+        "name = \"b/../c\"",
+        &["is no name", "letters, digits"],
+    );
+    flawed("name = \"b\"", "name = \"\"", &["\"\" is no name"]);
+}
+
+#[test]
+fn address_outside_the_window() {
+    let told = [
+        "partition.a.device[0].gpa: 64 MiB at 0x1000",
+        "0x1000000000..0x2000000000",
+    ];
+    flawed("gpa = 0x10_0000_0000", "gpa = 0x1000", &told);
+    flawed(
+        "gpa = 0x10_0000_0000",
+        "gpa = \"0xffff_ffff_fff0_0000\"",
+        &["do not lie"],
+    );
+}
+
+#[test]
+fn address_not_aligned() {
+    flawed(
+        "gpa = 0x10_0000_0000",
+        "gpa = 0x10_0000_1000",
+        &["not aligned to 2 MiB"],
+    );
+}
+
+#[test]
+fn overlapping_addresses() {
+    let second = "[[region]]\nname = \"other\"\nsize = \"2 MiB\"\n\n[[partition]]\nname = \"b\"";
+    let text = GOOD.replace("[[partition]]\nname = \"b\"", second).replace(
+        "kind = \"ivshmem\"\nregion = \"shared\"\nvectors = 2",
+        "kind = \"fixed\"\nregion = \"shared\"\ngpa = 0x10_0000_0000\n\
+         [[partition.device]]\nkind = \"fixed\"\nregion = \"other\"\ngpa = 0x10_03e0_0000",
+    );
+    let ran = check(text.as_bytes());
+    assert_eq!(ran.code, 3, "{ran:?}");
+    for words in [
+        "partition.b.device[1].gpa",
+        "0x1003e00000..0x1004000000 overlaps region \"shared\" at 0x1000000000..0x1004000000",
+        "0x1004000000 is free",
+    ] {
+        assert!(ran.err.contains(words), "{words:?} not in:\n{}", ran.err);
+    }
+}
+
+#[test]
+fn one_region_twice_in_a_partition() {
+    let twice = "vectors = 2\n[[partition.device]]\nkind = \"ivshmem\"\nregion = \"shared\"";
+    flawed(
+        "vectors = 2",
+        twice,
+        &["partition \"b\" has region \"shared\" already"],
+    );
+}
+
+#[test]
+fn missing_image_and_backing_files() {
+    let image = "name = \"b\"\nimage = \"not-there.bin\"";
+    let text = GOOD
+        .replace("name = \"b\"\nguest = \"warp\"", image)
+        .replace("[[partition.task]]\ndo = \"ping\"\npeer = \"b\"\n", "");
+    let ran = check(text.as_bytes());
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(
+        ran.err
+            .contains("partition.b.image: cannot open not-there.bin"),
+        "{}",
+        ran.err
+    );
+    flawed(
+        "peers = 4",
+        "backing = \"file\"\npath = \"gone.region\"",
+        &[
+            "region.shared.path: cannot open gone.region",
+            "portal region create",
+        ],
+    );
+}
+
+#[test]
+fn an_image_is_a_file_with_bytes_that_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[[partition]]\nname = \"a\"\nram = \"2 MiB\"\nimage = \"i.bin\"\n";
+    std::fs::write(folder.path().join("pair.toml"), text).unwrap();
+    let image = folder.path().join("i.bin");
+    for (bytes, told) in [(0, "is empty"), (3 << 20, "room for 1 MiB")] {
+        std::fs::write(&image, vec![0u8; bytes]).unwrap();
+        let ran = portal_in(folder.path(), &["run", "pair.toml", "--check"]);
+        assert_eq!(ran.code, 3, "{ran:?}");
+        assert!(ran.err.contains(told), "{}", ran.err);
+    }
+    std::fs::remove_file(&image).unwrap();
+    std::fs::create_dir(&image).unwrap();
+    let ran = portal_in(folder.path(), &["run", "pair.toml", "--check"]);
+    assert!(ran.code == 3 && ran.err.contains("is no file"), "{ran:?}");
+}
+
+#[test]
+fn more_memory_than_the_host_has() {
+    let told = [
+        "partition.a.ram: all partitions and regions need",
+        "this host has",
+    ];
+    // 60 GiB a partition: more than CI machines have.
+    let text = GOOD.replace("ram = \"16 MiB\"", "ram = \"60 GiB\"");
+    let available = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let kib: u64 = available
+        .lines()
+        .find_map(|l| l.strip_prefix("MemAvailable:"))
+        .and_then(|l| l.trim().strip_suffix(" kB"))
+        .and_then(|n| n.parse().ok())
+        .unwrap();
+    if kib > 60 << 20 {
+        eprintln!("skipped: this host has more than 60 GiB");
+        return;
+    }
+    let ran = check(text.as_bytes());
+    assert_eq!(ran.code, 3, "{ran:?}");
+    assert!(told.iter().all(|t| ran.err.contains(t)), "{}", ran.err);
+}
+
+#[test]
+fn tasks_need_a_partner() {
+    flawed(
+        "peer = \"b\"",
+        "peer = \"a\"",
+        &["a partition's task is with another partition"],
+    );
+    flawed(
+        "peer = \"b\"",
+        "peer = \"zebra\"",
+        &["there is no partition \"zebra\""],
+    );
+    flawed(
+        "do = \"ping\"",
+        "do = \"pin\"",
+        &["\"pin\" is not known", "\"ping\""],
+    );
+}
+
+#[test]
+fn broken_toml_names_its_line() {
+    flawed("[[region]]", "[[region]", &["pair.toml:2:"]);
+    let ran = check(b"");
+    assert!(
+        ran.code == 3 && ran.err.contains("at least one [[partition]]"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn bytes_that_are_no_text() {
+    let ran = check(&[b'a', 0xff, 0xfe]);
+    assert!(
+        ran.code == 3 && ran.err.contains("byte 1 is not UTF-8"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn files_that_are_not_there_or_no_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let ran = portal_in(folder.path(), &["run", "gone.toml"]);
+    assert!(
+        ran.code == 3 && ran.err.contains("cannot open gone.toml"),
+        "{ran:?}"
+    );
+    let ran = portal_in(folder.path(), &["run", "."]);
+    assert!(ran.code == 3 && ran.err.contains("is no file"), "{ran:?}");
+}
+
+#[test]
+fn every_flaw_is_told_at_once() {
+    let text = GOOD
+        .replace("64 MiB", "63 MiB")
+        .replace("peers = 4", "pears = 4");
+    let ran = check(text.as_bytes());
+    assert!(ran.err.contains("2 flaws in pair.toml"), "{}", ran.err);
+}
+
+#[test]
+fn mutilated_files_never_crash() {
+    for at in 0..GOOD.len() {
+        let mut text = GOOD.as_bytes().to_vec();
+        text.truncate(at);
+        // Every tenth prefix keeps the test short; each is a process.
+        if at % 10 == 0 {
+            let ran = check(&text);
+            assert!(matches!(ran.code, 0 | 3), "prefix of {at}: {ran:?}");
+        }
+    }
+}
