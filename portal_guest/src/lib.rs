@@ -1,1 +1,2 @@
 //! What runs inside a partition: the WARP kernel and its agents
+pub mod warp;

@@ -1,0 +1,139 @@
+//! What an agent is given: boot info, command line, clock, interrupt counts.
+#![expect(
+    unsafe_code,
+    reason = "reads the kernel's info page and what the VMM left in low memory"
+)]
+
+use crate::kernel;
+use crate::kernel::Info;
+use crate::time::Clock;
+use crate::time::Deadline;
+use core::cell::Cell;
+use core::ptr;
+use portal_boot_abi::BootInfo;
+use portal_boot_abi::BootInfoError;
+
+/// This partition as its agent sees it. There is one; it is not `Sync`.
+#[derive(Debug)]
+pub struct Machine {
+    boot: BootInfo,
+    clock: Clock,
+    /// TSC value that the timer is set to; 0 when it is not.
+    armed: Cell<u64>,
+    /// Timer interrupts when it was set.
+    armed_at: Cell<u64>,
+}
+
+const INFO: *const Info = ptr::with_exposed_provenance(kernel::INFO_VA as usize);
+
+impl Machine {
+    /// Reads and checks the boot info. Only for the start code: on a host there
+    /// is no info page.
+    #[cfg_attr(
+        not(warp_image),
+        expect(dead_code, reason = "called by the start code")
+    )]
+    pub(crate) fn new() -> Result<Self, BootInfoError> {
+        // SAFETY: the kernel maps its info page there, readable, for good.
+        let at = unsafe { ptr::read_volatile(&raw const (*INFO).boot_info) };
+        let at = ptr::with_exposed_provenance::<BootInfo>(at as usize);
+        // SAFETY: the kernel stored the address that it was entered with; the
+        // page tables map all boot infos; the VMM is done writing it.
+        let boot = unsafe { ptr::read_volatile(at) };
+        boot.check()?;
+        Ok(Self {
+            boot,
+            clock: Clock::new(boot.tsc_hz),
+            armed: Cell::new(0),
+            armed_at: Cell::new(0),
+        })
+    }
+
+    /// What the VMM told this vCPU.
+    pub fn boot(&self) -> &BootInfo {
+        &self.boot
+    }
+
+    /// The rate of the TSC.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// The command line; empty when there is none or it is not UTF-8.
+    pub fn command_line(&self) -> &'static str {
+        let len = (self.boot.cmdline_len as usize).min(portal_boot_abi::CMDLINE_MAX);
+        if self.boot.cmdline_gpa != portal_boot_abi::CMDLINE_GPA || len == 0 {
+            return "";
+        }
+        let at = ptr::with_exposed_provenance::<u8>(self.boot.cmdline_gpa as usize);
+        // SAFETY: the VMM put it there before the start and writes it no more;
+        // the page is mapped read-only; the length is inside the page.
+        let bytes = unsafe { core::slice::from_raw_parts(at, len) };
+        core::str::from_utf8(bytes).unwrap_or("")
+    }
+
+    /// The value of `key=value` on the command line.
+    pub fn argument(&self, key: &str) -> Option<&'static str> {
+        self.command_line()
+            .split_ascii_whitespace()
+            .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+    }
+
+    /// Id of the local APIC, the destination of this vCPU's MSIs.
+    pub fn apic_id(&self) -> u32 {
+        // SAFETY: as in `new`.
+        unsafe { ptr::read_volatile(&raw const (*INFO).apic_id) }
+    }
+
+    /// Interrupts taken on `vector` (0..64, relative to
+    /// [`kernel::VECTOR_BASE`]); 0 for any other.
+    #[inline]
+    pub fn interrupts(&self, vector: u8) -> u64 {
+        if usize::from(vector) >= kernel::VECTORS {
+            return 0;
+        }
+        // SAFETY: as in `new`; the index was checked.
+        unsafe {
+            ptr::read_volatile(
+                (&raw const (*INFO).counters)
+                    .cast::<u64>()
+                    .add(vector.into()),
+            )
+        }
+    }
+
+    /// Halts until the count of `vector` moves on from `seen` or the deadline
+    /// comes. Returns the count; it equals `seen` when time ran out.
+    pub fn wait(&self, vector: u8, seen: u64, deadline: Deadline) -> u64 {
+        loop {
+            let count = self.interrupts(vector);
+            if count != seen || deadline.passed() {
+                return count;
+            }
+            let timer = self.arm(deadline);
+            crate::syscall::wait(vector, seen, timer);
+        }
+    }
+
+    /// Makes sure that the timer wakes this vCPU at `deadline` or before. A
+    /// timer that is set for an earlier moment stays: the loop in `wait` sets it
+    /// again when it has fired. So a row of waits with one deadline costs one
+    /// call. Returns the timer's count from before it can fire.
+    fn arm(&self, deadline: Deadline) -> u64 {
+        // SAFETY: as in `new`.
+        let fired = unsafe { ptr::read_volatile(&raw const (*INFO).timer) };
+        let running = self.armed.get() != 0 && fired == self.armed_at.get();
+        if running && self.armed.get() <= deadline.tsc() {
+            return fired;
+        }
+        // A deadline far away is waited for in steps, which a counting timer
+        // can hold.
+        let step = deadline.left().clamp(1, self.clock.ticks(1_000_000));
+        let ns = self.clock.nanoseconds(step).clamp(1, u64::from(u32::MAX));
+        let at = crate::time::now().saturating_add(step);
+        self.armed.set(at);
+        self.armed_at.set(fired);
+        crate::syscall::timer(at, ns as u32);
+        fired
+    }
+}
