@@ -1,1 +1,57 @@
-//! A small VMM that runs several partitions over one shared region
+//! A small VMM that runs several partitions over one shared region.
+//!
+//! ```no_run
+//! use portal_vmm::{Console, Image, Kvm, Outcome, PartitionBuilder};
+//! use std::time::Duration;
+//!
+//! let hypervisor = Kvm::open()?;
+//! // mov eax, 7; out 0xF4, eax
+//! let image = Image::Flat(vec![0xB8, 7, 0, 0, 0, 0xE7, 0xF4].into());
+//! let mut partition = PartitionBuilder::new("a", image)
+//!     .console(Console::stdout("a| "))
+//!     .deadline(Duration::from_secs(5))
+//!     .build(&hypervisor)?;
+//! partition.start()?;
+//! assert_eq!(partition.wait(Duration::from_secs(6)), Some(Outcome::Exited(7)));
+//! # Ok::<(), portal_vmm::VmmError>(())
+//! ```
+//!
+//! Guests are distrusted, by each other and by this crate: whatever one does, it
+//! can end its own run and nothing else. The host's kernel is trusted.
+
+mod boot;
+mod builder;
+mod capabilities;
+mod console;
+mod error;
+pub mod hv;
+pub mod kvm;
+mod memory;
+mod outcome;
+mod partition;
+mod platform;
+mod stats;
+mod vcpu_thread;
+mod watchdog;
+
+pub use builder::DEFAULT_DEADLINE;
+pub use builder::DEFAULT_RAM;
+pub use builder::Image;
+pub use builder::PartitionBuilder;
+pub use capabilities::Capabilities;
+pub use capabilities::CapabilityItem;
+pub use console::Captured;
+pub use console::Console;
+pub use error::VmmError;
+pub use kvm::Kvm;
+pub use memory::HostMemory;
+pub use memory::HostRange;
+pub use memory::RamBacking;
+pub use outcome::Fault;
+pub use outcome::FaultKind;
+pub use outcome::Outcome;
+pub use outcome::Overrun;
+pub use partition::Partition;
+pub use stats::DeviceStats;
+pub use stats::PartitionStats;
+pub use stats::VcpuStats;

@@ -1,0 +1,278 @@
+//! The serial console: a 16550 (by `vm-superio`) whose output goes to a
+//! [`Console`] of the caller's choice.
+//!
+//! The guest polls; no interrupt is wired. What it writes is untrusted bytes:
+//! they are passed on as they are, held back at most one line, and a capture has
+//! a limit. Left out: input.
+
+use portal_boot_abi::CONSOLE_PORT;
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use vm_superio::Serial;
+use vm_superio::Trigger;
+
+/// Longest line that is held back; a longer one is passed on in pieces.
+const LINE_MAX: usize = 1024;
+/// Most bytes that a capture keeps; a guest that writes more loses the rest.
+const CAPTURE_MAX: usize = 1 << 20;
+/// Registers of a 16550.
+const REGISTERS: u16 = 8;
+
+/// Where a partition's console output goes.
+pub enum Console {
+    /// Nowhere.
+    Discard,
+    /// As it comes.
+    Raw(Box<dyn Write + Send>),
+    /// Line by line, each with this in front.
+    Lines {
+        /// Put in front of each line.
+        prefix: String,
+        /// Where the lines go.
+        to: Box<dyn Write + Send>,
+    },
+}
+
+impl Console {
+    /// Lines to standard output, each with `prefix` in front.
+    pub fn stdout(prefix: impl Into<String>) -> Self {
+        Self::Lines {
+            prefix: prefix.into(),
+            to: Box::new(io::stdout()),
+        }
+    }
+
+    /// Bytes to a file.
+    pub fn file(file: std::fs::File) -> Self {
+        Self::Raw(Box::new(file))
+    }
+
+    /// Each line to a function. It runs on the vCPU's thread, inside its sandbox.
+    pub fn callback(call: impl FnMut(&[u8]) + Send + 'static) -> Self {
+        Self::Lines {
+            prefix: String::new(),
+            to: Box::new(Callback(call)),
+        }
+    }
+
+    /// Bytes to memory, and the means to look at them at any time.
+    pub fn capture() -> (Self, Captured) {
+        let captured = Captured::default();
+        (Self::Raw(Box::new(captured.clone())), captured)
+    }
+}
+
+impl fmt::Debug for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Discard => "Discard",
+            Self::Raw(_) => "Raw",
+            Self::Lines { .. } => "Lines",
+        })
+    }
+}
+
+struct Callback<F>(F);
+
+impl<F: FnMut(&[u8])> Write for Callback<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (self.0)(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a guest has written, up to 1 MiB.
+#[derive(Clone, Debug, Default)]
+pub struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Captured {
+    /// The output so far.
+    pub fn text(&self) -> String {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = CAPTURE_MAX.saturating_sub(kept.len());
+        kept.extend(bytes.iter().take(room));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The writer behind the UART.
+struct Sink {
+    console: Console,
+    line: Vec<u8>,
+}
+
+impl Sink {
+    fn pass_line_on(&mut self) -> io::Result<()> {
+        if let Console::Lines { prefix, to } = &mut self.console {
+            let mut out = Vec::with_capacity(prefix.len() + self.line.len());
+            out.extend_from_slice(prefix.as_bytes());
+            out.extend_from_slice(&self.line);
+            self.line.clear();
+            to.write_all(&out)?;
+            to.flush()?;
+        }
+        Ok(())
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.console {
+            Console::Discard => {}
+            Console::Raw(to) => to.write_all(bytes)?,
+            Console::Lines { .. } => {
+                for byte in bytes {
+                    self.line.push(*byte);
+                    if *byte == b'\n' || self.line.len() >= LINE_MAX {
+                        self.pass_line_on()?;
+                    }
+                }
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.console {
+            Console::Raw(to) => to.flush(),
+            Console::Discard | Console::Lines { .. } => Ok(()),
+        }
+    }
+}
+
+/// The interrupt line of the UART, which goes nowhere.
+struct NoInterrupt;
+
+impl Trigger for NoInterrupt {
+    type E = Infallible;
+
+    fn trigger(&self) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+/// The UART at its eight ports.
+pub(crate) struct Uart {
+    serial: Serial<NoInterrupt, vm_superio::serial::NoEvents, Sink>,
+    /// Writes that the sink refused.
+    lost: u64,
+}
+
+impl Uart {
+    pub(crate) fn new(console: Console) -> Self {
+        let sink = Sink {
+            console,
+            line: Vec::new(),
+        };
+        Self {
+            serial: Serial::new(NoInterrupt, sink),
+            lost: 0,
+        }
+    }
+
+    /// Register number of a port; `None` for ports of someone else.
+    pub(crate) fn register(port: u16) -> Option<u8> {
+        let offset = port.checked_sub(CONSOLE_PORT)?;
+        (offset < REGISTERS).then_some(offset as u8)
+    }
+
+    /// `out` to a register; string instructions bring several bytes.
+    pub(crate) fn write(&mut self, register: u8, data: &[u8]) {
+        for byte in data {
+            if self.serial.write(register, *byte).is_err() {
+                self.lost = self.lost.saturating_add(1);
+            }
+        }
+    }
+
+    pub(crate) fn read(&mut self, register: u8, data: &mut [u8]) {
+        for byte in data {
+            *byte = self.serial.read(register);
+        }
+    }
+
+    /// Passes on what is held back of an unfinished line.
+    pub(crate) fn finish(&mut self) {
+        let sink = self.serial.writer_mut();
+        if !sink.line.is_empty() {
+            sink.line.push(b'\n');
+            if sink.pass_line_on().is_err() {
+                self.lost = self.lost.saturating_add(1);
+            }
+        }
+    }
+
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text_of(console: Console, output: &[u8]) {
+        let mut uart = Uart::new(console);
+        uart.write(0, output);
+        uart.finish();
+        assert_eq!(uart.lost(), 0);
+    }
+
+    #[test]
+    fn lines_get_their_prefix_also_when_unfinished() {
+        let captured = Captured::default();
+        let console = Console::Lines {
+            prefix: "a| ".to_owned(),
+            to: Box::new(captured.clone()),
+        };
+        text_of(console, b"one\ntwo");
+        assert_eq!(captured.text(), "a| one\na| two\n");
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_passed_on_in_pieces() {
+        let captured = Captured::default();
+        let console = Console::Lines {
+            prefix: String::new(),
+            to: Box::new(captured.clone()),
+        };
+        let mut uart = Uart::new(console);
+        uart.write(0, &[b'x'; LINE_MAX + 1]);
+        assert_eq!(captured.text().len(), LINE_MAX);
+    }
+
+    #[test]
+    fn a_capture_stops_growing() {
+        let (console, captured) = Console::capture();
+        text_of(console, &vec![b'x'; CAPTURE_MAX + 10]);
+        assert_eq!(captured.text().len(), CAPTURE_MAX);
+    }
+
+    #[test]
+    fn only_its_own_ports_are_the_uarts() {
+        assert_eq!(Uart::register(0x3F7), None);
+        assert_eq!(Uart::register(0x3F8), Some(0));
+        assert_eq!(Uart::register(0x3FF), Some(7));
+        assert_eq!(Uart::register(0x400), None);
+    }
+}
