@@ -5,6 +5,8 @@
 #[cfg(feature = "std")]
 extern crate alloc;
 
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod backing;
 pub mod claim;
 pub mod directory;
 pub mod doorbell;

@@ -1,0 +1,333 @@
+//! Mapping a backing: one contiguous address range, each part with its own
+//! rights, and [`SharedMem`] over it.
+#![expect(unsafe_code, reason = "mmap and munmap")]
+
+use super::Backing;
+use super::BackingError;
+use super::Storage;
+use super::View;
+use super::fault_guard;
+use super::huge::PoolState;
+use super::numa;
+use crate::layout::HUGE_PAGE;
+use crate::layout::PAGE;
+use crate::mem::Ordering;
+use crate::mem::OutOfBounds;
+use crate::mem::RawMem;
+use crate::mem::SharedMem;
+use rustix::mm::Advice;
+use rustix::mm::MapFlags;
+use rustix::mm::ProtFlags;
+use std::ffi::c_void;
+use std::fmt;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+/// A mapped region. Clones share the mapping; it is unmapped when the last
+/// clone and the last [`MappedMem`] are gone.
+#[derive(Debug, Clone)]
+pub struct Mapping {
+    owned: Arc<Owned>,
+}
+
+/// Address space that is ours until dropped.
+struct Owned {
+    /// What was reserved, alignment included.
+    reserved: *mut c_void,
+    reserved_len: usize,
+    base: *mut u8,
+    len: u64,
+    watch: Option<fault_guard::Watch>,
+}
+
+// SAFETY: an address range and a slot of a static table; the memory is only
+// reached through `RawMem`.
+unsafe impl Send for Owned {}
+// SAFETY: as above.
+unsafe impl Sync for Owned {}
+
+impl fmt::Debug for Owned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Owned")
+            .field("base", &self.base)
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // First the watch: a fault at these addresses is no longer ours.
+        self.watch = None;
+        // SAFETY: the range was reserved by `map` and nobody has its address
+        // any more: every `MappedMem` keeps this value alive.
+        let unmapped = unsafe { rustix::mm::munmap(self.reserved, self.reserved_len) };
+        debug_assert!(unmapped.is_ok(), "munmap of our own range");
+    }
+}
+
+impl Mapping {
+    /// The region's memory.
+    pub fn mem(&self) -> MappedMem {
+        // SAFETY: mapped for as long as `owned` lives, which the result keeps;
+        // 2 MiB-aligned; no reference into it is ever made.
+        let raw = unsafe { RawMem::new(self.owned.base, self.owned.len) };
+        MappedMem {
+            owned: self.owned.clone(),
+            raw,
+        }
+    }
+
+    /// Address of the region's first byte, for a VMM's second-stage mappings.
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.owned.base
+    }
+
+    /// Size of the region in bytes.
+    pub fn len(&self) -> u64 {
+        self.owned.len
+    }
+
+    /// Whether the region has no bytes: never.
+    pub fn is_empty(&self) -> bool {
+        self.owned.len == 0
+    }
+
+    /// Whether all pages are still there, as far as this mapping was used.
+    /// Needs [`fault_guard::install`] (without it, the process is dead by then).
+    ///
+    /// # Errors
+    /// [`BackingError::Faulted`].
+    pub fn check(&self) -> Result<(), BackingError> {
+        match self.owned.watch.as_ref().map_or(0, |w| w.pages_lost()) {
+            0 => Ok(()),
+            pages => Err(BackingError::Faulted { pages }),
+        }
+    }
+}
+
+/// A run of bytes with one fd (or none) and one set of rights.
+struct Run<'a> {
+    range: Range<u64>,
+    fd: Option<(BorrowedFd<'a>, u64)>,
+    writable: bool,
+}
+
+/// Neighbouring parts with the same fd and rights become one run.
+fn runs(backing: &Backing, view: View) -> Result<Vec<Run<'_>>, BackingError> {
+    let mut runs: Vec<Run<'_>> = Vec::new();
+    for part in backing.parts() {
+        let range = backing.range(part);
+        // The tail of a sectioned backing has no fd.
+        let piece = backing.piece(part).ok();
+        if piece.is_none() && part != super::Part::Tail {
+            return Err(BackingError::NoSuchPart { part });
+        }
+        let writable = view.writes(part) && piece.is_some_and(|p| p.writable);
+        let (next, flat) = match piece {
+            Some(p) => (
+                Some((p.fd.as_fd(), range.start - p.range.start)),
+                p.part.is_none(),
+            ),
+            None => (None, false),
+        };
+        match runs.last_mut() {
+            Some(last) if flat && last.writable == writable => last.range.end = range.end,
+            _ => runs.push(Run {
+                range,
+                fd: next,
+                writable,
+            }),
+        }
+    }
+    Ok(runs)
+}
+
+pub(super) fn map(backing: &Backing, view: View) -> Result<Mapping, BackingError> {
+    let len = backing.layout.size;
+    let huge = backing.storage == Storage::HugePages;
+    let align = if len >= HUGE_PAGE { HUGE_PAGE } else { PAGE };
+    let reserved_len = usize::try_from(len + align)
+        .map_err(|_| BackingError::io("map", rustix::io::Errno::NOMEM))?;
+    // SAFETY: a new range of no rights; nothing else is touched.
+    let reserved = unsafe {
+        rustix::mm::mmap_anonymous(
+            core::ptr::null_mut(),
+            reserved_len,
+            ProtFlags::empty(),
+            MapFlags::PRIVATE,
+        )
+    }
+    .map_err(|e| BackingError::io("reserve addresses", e))?;
+    let base = reserved
+        .cast::<u8>()
+        .wrapping_add(reserved.cast::<u8>().align_offset(align as usize));
+    let mut owned = Owned {
+        reserved,
+        reserved_len,
+        base,
+        len,
+        watch: None,
+    };
+    let shift = if huge { HUGE_PAGE } else { PAGE }.trailing_zeros();
+    owned.watch = Some(fault_guard::watch(base as usize, len as usize, shift)?);
+    for run in runs(backing, view)? {
+        map_run(&owned, &run).map_err(|e| short_pool(e, &run, huge))?;
+        if run.fd.is_some()
+            && let Some(node) = backing.numa_node
+        {
+            let at = base.wrapping_add(run.range.start as usize);
+            numa::bind(at, run.range.end - run.range.start, node)?;
+        }
+        if run.writable && backing.populate {
+            populate(&owned, &run)?;
+        }
+    }
+    Ok(Mapping {
+        owned: Arc::new(owned),
+    })
+}
+
+/// A huge-page mapping that the kernel refuses means that the pool is short.
+fn short_pool(e: rustix::io::Errno, run: &Run<'_>, huge: bool) -> BackingError {
+    if huge && run.fd.is_some() && e == rustix::io::Errno::NOMEM {
+        return BackingError::HugePages {
+            need: (run.range.end - run.range.start) / HUGE_PAGE,
+            pool: PoolState::read(),
+        };
+    }
+    BackingError::io("map the region", e)
+}
+
+fn map_run(owned: &Owned, run: &Run<'_>) -> rustix::io::Result<()> {
+    let at = owned.base.wrapping_add(run.range.start as usize);
+    let len = (run.range.end - run.range.start) as usize;
+    let mut prot = ProtFlags::READ;
+    if run.writable {
+        prot |= ProtFlags::WRITE;
+    }
+    match run.fd {
+        Some((fd, offset)) => {
+            // SAFETY: inside the range that `owned` reserved. No NORESERVE: the
+            // kernel promises huge pages here or refuses.
+            unsafe {
+                let flags = MapFlags::SHARED | MapFlags::FIXED;
+                rustix::mm::mmap(at.cast(), len, prot, flags, fd, offset)?;
+            }
+        }
+        None => {
+            // SAFETY: as above; zeros that nobody can write.
+            unsafe {
+                let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+                rustix::mm::mmap_anonymous(at.cast(), len, prot, flags)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn populate(owned: &Owned, run: &Run<'_>) -> Result<(), BackingError> {
+    let at = owned.base.wrapping_add(run.range.start as usize);
+    let len = (run.range.end - run.range.start) as usize;
+    // SAFETY: our own mapping; populating changes no byte.
+    unsafe { rustix::mm::madvise(at.cast(), len, Advice::LinuxPopulateWrite) }
+        .map_err(|e| BackingError::io("touch all pages of the region", e))
+}
+
+/// [`SharedMem`] over a mapping that it keeps mapped.
+#[derive(Debug, Clone)]
+pub struct MappedMem {
+    owned: Arc<Owned>,
+    raw: RawMem,
+}
+
+impl MappedMem {
+    /// The same memory without the owner, for code that is measured.
+    ///
+    /// # Safety
+    /// The result is not used after the last clone or window of `self` (and of
+    /// the [`Mapping`] that it came from) is gone.
+    pub unsafe fn raw(&self) -> RawMem {
+        self.raw
+    }
+
+    /// The mapping that this is a window of.
+    pub fn mapping(&self) -> Mapping {
+        Mapping {
+            owned: self.owned.clone(),
+        }
+    }
+}
+
+impl SharedMem for MappedMem {
+    #[inline(always)]
+    fn len(&self) -> u64 {
+        self.raw.len()
+    }
+
+    fn window(&self, at: u64, len: u64) -> Result<Self, OutOfBounds> {
+        Ok(Self {
+            owned: self.owned.clone(),
+            raw: self.raw.window(at, len)?,
+        })
+    }
+
+    #[inline(always)]
+    fn load_u32(&self, at: u64, order: Ordering) -> u32 {
+        self.raw.load_u32(at, order)
+    }
+
+    #[inline(always)]
+    fn load_u64(&self, at: u64, order: Ordering) -> u64 {
+        self.raw.load_u64(at, order)
+    }
+
+    #[inline(always)]
+    fn store_u32(&self, at: u64, value: u32, order: Ordering) {
+        self.raw.store_u32(at, value, order);
+    }
+
+    #[inline(always)]
+    fn store_u64(&self, at: u64, value: u64, order: Ordering) {
+        self.raw.store_u64(at, value, order);
+    }
+
+    #[inline(always)]
+    fn fetch_add_u64(&self, at: u64, value: u64, order: Ordering) -> u64 {
+        self.raw.fetch_add_u64(at, value, order)
+    }
+
+    #[inline(always)]
+    fn compare_exchange_u64(
+        &self,
+        at: u64,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
+        self.raw
+            .compare_exchange_u64(at, current, new, success, failure)
+    }
+
+    #[inline(always)]
+    fn read(&self, at: u64, to: &mut [u8]) {
+        self.raw.read(at, to);
+    }
+
+    #[inline(always)]
+    fn write(&self, at: u64, from: &[u8]) {
+        self.raw.write(at, from);
+    }
+
+    fn zero(&self, at: u64, len: u64) {
+        self.raw.zero(at, len);
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, at: u64) {
+        self.raw.prefetch(at);
+    }
+}
