@@ -186,7 +186,7 @@ fn unknown_region() {
 
 #[test]
 fn duplicate_names() {
-    let told = ["partition.a.name: there is a partition \"a\""];
+    let told = ["partition[1].name: there is a partition \"a\""];
     flawed("name = \"b\"", "name = \"a\"", &told);
 }
 
