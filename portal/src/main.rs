@@ -9,6 +9,7 @@ mod config;
 mod doctor;
 mod exit;
 mod print;
+mod region;
 mod run;
 
 use clap::Parser as _;
@@ -31,7 +32,8 @@ fn carry_out(command: Command) -> Outcome {
     match command {
         Command::Run(args) => run::run(&args),
         Command::Doctor { json } => doctor::run(json),
-        Command::Demo(_) | Command::Region(_) | Command::Bench(_) => Err(exit::Failure::new(
+        Command::Region(command) => region::run(&command),
+        Command::Demo(_) | Command::Bench(_) => Err(exit::Failure::new(
             exit::Kind::Failed,
             "this command is not built yet",
         )),

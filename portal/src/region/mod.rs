@@ -1,0 +1,43 @@
+//! `portal region`: file-backed regions from the command line.
+
+mod create;
+
+use crate::cli;
+use crate::exit::Failure;
+use crate::exit::Kind;
+use crate::exit::Outcome;
+use hv_shmem::backing::BackingError;
+use hv_shmem::region::RegionError;
+
+/// Carries out a `portal region` command.
+///
+/// # Errors
+/// [`Kind::Input`] for a file that is not there or holds no region, [`Kind::Host`]
+/// for a host without room, [`Kind::Region`] for a region that breaks an
+/// invariant.
+pub(crate) fn run(command: &cli::Region) -> Outcome {
+    match command {
+        cli::Region::Create(args) => create::run(args),
+        cli::Region::Show { .. } | cli::Region::Check { .. } => {
+            Err(Failure::new(Kind::Failed, "this command is not built yet"))
+        }
+    }
+}
+
+/// What kind of failure a backing's is.
+fn failure(error: &BackingError) -> Failure {
+    let kind = match error {
+        BackingError::Io { source, .. } => match source.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Kind::Host,
+            _ => Kind::Input,
+        },
+        BackingError::HugePages { .. } | BackingError::TooManyMappings { .. } => Kind::Host,
+        BackingError::Truncated { .. } | BackingError::Faulted { .. } => Kind::Region,
+        BackingError::Region {
+            source: RegionError::Header(_),
+            ..
+        } => Kind::Region,
+        _ => Kind::Input,
+    };
+    Failure::new(kind, error)
+}
