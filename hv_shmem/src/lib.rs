@@ -5,6 +5,7 @@
 #[cfg(feature = "std")]
 extern crate alloc;
 
+pub mod arena;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod backing;
 pub mod claim;

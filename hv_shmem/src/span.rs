@@ -88,50 +88,24 @@ impl PortalSpan {
     /// resolved.
     #[inline]
     pub fn from_bytes(from: &[u8; SPAN_BYTES]) -> Self {
-        let [
-            r0,
-            r1,
-            r2,
-            r3,
-            s0,
-            s1,
-            f0,
-            f1,
-            o0,
-            o1,
-            o2,
-            o3,
-            o4,
-            o5,
-            o6,
-            o7,
-            l0,
-            l1,
-            l2,
-            l3,
-            l4,
-            l5,
-            l6,
-            l7,
-            g0,
-            g1,
-            g2,
-            g3,
-            e0,
-            e1,
-            e2,
-            e3,
-        ] = *from;
         Self {
-            region: u32::from_le_bytes([r0, r1, r2, r3]),
-            section: u16::from_le_bytes([s0, s1]),
-            flags: u16::from_le_bytes([f0, f1]),
-            offset: u64::from_le_bytes([o0, o1, o2, o3, o4, o5, o6, o7]),
-            length: u64::from_le_bytes([l0, l1, l2, l3, l4, l5, l6, l7]),
-            generation: u32::from_le_bytes([g0, g1, g2, g3]),
-            epoch: u32::from_le_bytes([e0, e1, e2, e3]),
+            region: u32::from_le_bytes(part(from, 0)),
+            section: u16::from_le_bytes(part(from, 4)),
+            flags: u16::from_le_bytes(part(from, 6)),
+            offset: u64::from_le_bytes(part(from, 8)),
+            length: u64::from_le_bytes(part(from, 16)),
+            generation: u32::from_le_bytes(part(from, 24)),
+            epoch: u32::from_le_bytes(part(from, 28)),
         }
     }
+}
+
+/// `N` bytes from a constant offset that lies inside.
+#[inline(always)]
+fn part<const N: usize>(from: &[u8; SPAN_BYTES], at: usize) -> [u8; N] {
+    let mut to = [0; N];
+    to.copy_from_slice(&from[at..at + N]);
+    to
 }
 
 /// What the holder of a view wants to do with the bytes.
