@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-/// The cargo feature with which a crate lets its controls take guards out.
+/// What the cargo features begin with that let a crate's controls take guards out.
 const CONTROL_FEATURE: &str = "negative_control";
 /// Limit for building all tests once.
 const BUILD_LIMIT: Duration = Duration::from_secs(20 * 60);
@@ -50,8 +50,8 @@ pub(super) enum Verdict {
     Broken(String),
 }
 
-/// Builds all tests in release, and those of crates with the control feature a
-/// second time with it; returns the harnesses in order of their threats.
+/// Builds all tests in release, and once more with each control feature those of
+/// the crates that have it; returns the harnesses in order of their threats.
 ///
 /// # Errors
 /// When something does not build; cargo has said what.
@@ -60,22 +60,27 @@ pub(super) fn find() -> anyhow::Result<Vec<Harness>> {
     for artifact in build(&[])? {
         found.extend(list(&artifact)?);
     }
-    let with_feature: Vec<String> = workspace::packages()?
-        .into_iter()
-        .filter(|p| p.features.contains_key(CONTROL_FEATURE))
-        .map(|p| p.name)
-        .collect();
-    if !with_feature.is_empty() {
+    let packages = workspace::packages()?;
+    let mut features: Vec<&String> = packages.iter().flat_map(|p| p.features.keys()).collect();
+    features.retain(|f| f.starts_with(CONTROL_FEATURE));
+    features.sort();
+    features.dedup();
+    for feature in features {
         let mut args = Vec::new();
-        for name in &with_feature {
-            args.push(format!("--package={name}"));
-            args.push(format!("--features={name}/{CONTROL_FEATURE}"));
+        for package in packages.iter().filter(|p| p.features.contains_key(feature)) {
+            args.push(format!("--package={}", package.name));
+            args.push(format!("--features={}/{feature}", package.name));
         }
         for artifact in build(&args)? {
             // Real runs never come from a build in which a guard can be absent.
-            let controls = list(&artifact)?.into_iter().filter(|h| h.control);
-            let known: Vec<String> = found.iter().map(|h| h.test.clone()).collect();
-            found.extend(controls.filter(|c| !known.contains(&c.test)));
+            for control in list(&artifact)?.into_iter().filter(|h| h.control) {
+                let same = |h: &Harness| {
+                    h.test == control.test && h.package_folder == control.package_folder
+                };
+                if !found.iter().any(same) {
+                    found.push(control);
+                }
+            }
         }
     }
     found.sort_by(|a, b| (a.threat, a.control, &a.test).cmp(&(b.threat, b.control, &b.test)));

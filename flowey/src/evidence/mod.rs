@@ -29,9 +29,10 @@
 //!
 //! A control with no failures is itself a failure, here and in the test. Where a
 //! guard can only be taken out of the crate under test, the crate has a cargo
-//! feature `negative_control` for that purpose; flowey builds its tests a second
-//! time with the feature on and runs the controls from there. A control is
-//! matched with its harness by `threat` and `what`.
+//! feature for that purpose, `negative_control` or one a guard,
+//! `negative_control_<guard>`; flowey builds its tests once more with each such
+//! feature and runs from there the controls that the builds before did not have.
+//! A control is matched with its harness by `threat` and `what`.
 
 mod harness;
 mod line;
