@@ -37,6 +37,7 @@ pub mod machine;
 #[cfg(warp_image)]
 mod memory;
 pub mod pci;
+pub mod region;
 mod start;
 pub mod syscall;
 pub mod time;

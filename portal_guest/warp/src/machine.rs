@@ -22,6 +22,22 @@ pub struct Machine {
     armed: Cell<u64>,
     /// Timer interrupts when it was set.
     armed_at: Cell<u64>,
+    /// First byte of RAM that nobody has taken yet.
+    free: Cell<u64>,
+}
+
+/// First byte behind the image and its stack.
+fn image_end() -> u64 {
+    #[cfg(warp_image)]
+    {
+        unsafe extern "C" {
+            /// From the linker script.
+            static warp_image_end: u8;
+        }
+        (&raw const warp_image_end).expose_provenance() as u64
+    }
+    #[cfg(not(warp_image))]
+    u64::MAX
 }
 
 const INFO: *const Info = ptr::with_exposed_provenance(kernel::INFO_VA as usize);
@@ -46,6 +62,7 @@ impl Machine {
             clock: Clock::new(boot.tsc_hz),
             armed: Cell::new(0),
             armed_at: Cell::new(0),
+            free: Cell::new(image_end()),
         })
     }
 
@@ -100,6 +117,30 @@ impl Machine {
                     .add(vector.into()),
             )
         }
+    }
+
+    /// Takes RAM for `len` values for good; `None` when less is left below 3 GiB.
+    /// There is no way to give it back: take once, at the start.
+    pub fn take<T>(
+        &self,
+        len: usize,
+        mut value: impl FnMut(usize) -> T,
+    ) -> Option<&'static mut [T]> {
+        let (_, end) = portal_boot_abi::low_ram(self.boot.ram_bytes);
+        let start = self
+            .free
+            .get()
+            .checked_next_multiple_of(align_of::<T>() as u64)?;
+        let bytes = (size_of::<T>() as u64).checked_mul(len as u64)?;
+        let next = start.checked_add(bytes).filter(|next| *next <= end)?;
+        self.free.set(next);
+        let first = ptr::with_exposed_provenance_mut::<T>(start as usize);
+        for index in 0..len {
+            // SAFETY: RAM behind the image, mapped writable, given out once.
+            unsafe { first.add(index).write(value(index)) };
+        }
+        // SAFETY: as above; every value was just written.
+        Some(unsafe { core::slice::from_raw_parts_mut(first, len) })
     }
 
     /// Halts until the count of `vector` moves on from `seen` or the deadline
