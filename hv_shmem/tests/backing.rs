@@ -1,0 +1,245 @@
+//! Backings and mappings: who may write what, files, fds in other processes.
+
+#[path = "harness/child.rs"]
+mod process;
+
+use hv_shmem::backing::Backing;
+use hv_shmem::backing::BackingConfig;
+use hv_shmem::backing::BackingError;
+use hv_shmem::backing::MappedMem;
+use hv_shmem::backing::OpenAs;
+use hv_shmem::backing::Part;
+use hv_shmem::backing::Storage;
+use hv_shmem::backing::View;
+use hv_shmem::host_pages::HostPages;
+use hv_shmem::layout::PeerId;
+use hv_shmem::layout::RegionSpec;
+use hv_shmem::mem::SharedMem;
+use hv_shmem::name::Name;
+use hv_shmem::own_section::RingSpec;
+use hv_shmem::peers::PeerKind;
+use hv_shmem::peers::Rights;
+use hv_shmem::region::AttachOptions;
+use hv_shmem::region::PortalRegion;
+use hv_shmem::ring::BulkReceiver;
+use hv_shmem::ring::BulkSender;
+use hv_shmem::ring::RingKind;
+use hv_shmem::ring::RingLayout;
+use hv_shmem::section::SectionConfig;
+use std::os::unix::process::ExitStatusExt;
+use uuid::Uuid;
+
+const A: PeerId = PeerId(0);
+const B: PeerId = PeerId(1);
+
+fn spec(sectioned: bool) -> RegionSpec {
+    RegionSpec::new(Name::new("backed").unwrap(), 1 << 20, 5)
+        .common(64 << 10)
+        .sectioned(sectioned)
+}
+
+/// A formatted region with peers 0 and 1 admitted.
+fn region(sectioned: bool, storage: Storage) -> (Backing, HostPages<MappedMem>) {
+    let spec = spec(sectioned);
+    let config = BackingConfig {
+        storage,
+        ..BackingConfig::default()
+    };
+    let backing = Backing::create(&spec, &config).unwrap();
+    let mem = backing.map(View::OWNER).unwrap().mem();
+    let mut host = HostPages::format(mem, &spec, Uuid::from_u128(7)).unwrap();
+    for peer in [A, B] {
+        let name = Name::new("peer").unwrap();
+        host.admit(peer, name, PeerKind::HostProcess, Rights::ALL, 1)
+            .unwrap();
+    }
+    (backing, host)
+}
+
+/// Two peers, each with its own view, send each other a message.
+fn traffic(backing: &Backing) {
+    let join = |peer: PeerId| {
+        let mem = backing.map(View::peer(peer)).unwrap().mem();
+        let region = PortalRegion::attach(mem, AttachOptions::default()).unwrap();
+        let epoch = region.peer(peer).unwrap().epoch;
+        let config = SectionConfig {
+            directory: 4,
+            ring_bytes: 16 << 10,
+        };
+        region.join(peer, epoch, config).unwrap()
+    };
+    let (mut a, mut b) = (join(A), join(B));
+    let ring = RingSpec {
+        id: 1,
+        to: B,
+        kind: RingKind::Stream,
+        layout: RingLayout::Bulk,
+        slot_size: 64,
+        slots: 64,
+    };
+    let mut sender = BulkSender::new(a.create_ring(ring).unwrap()).unwrap();
+    let mut receiver = BulkReceiver::new(b.accept_ring(A, 1).unwrap()).unwrap();
+    sender.try_send(&[9; 64]).unwrap();
+    let _ = sender.flush();
+    let mut got = [0; 64];
+    assert!(receiver.try_recv(&mut got).unwrap().is_some());
+    assert_eq!(got, [9; 64]);
+}
+
+#[test]
+fn flat_and_sectioned_memfds_carry_the_same_traffic() {
+    for sectioned in [false, true] {
+        let (backing, _host) = region(sectioned, Storage::Memfd);
+        assert_eq!(backing.is_sectioned(), sectioned);
+        traffic(&backing);
+        backing.seal_writers().unwrap();
+        // Nobody maps it writable any more.
+        assert!(backing.map(View::peer(A)).is_err());
+        backing.map(View::OBSERVER).unwrap();
+    }
+}
+
+#[test]
+fn a_region_file_outlives_its_host_and_has_one_host_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("region");
+    let (backing, host) = region(false, Storage::File(path.clone()));
+    traffic(&backing);
+    assert!(matches!(
+        Backing::open_file(&path, OpenAs::Host),
+        Err(BackingError::Busy { .. })
+    ));
+    let peer = Backing::open_file(&path, OpenAs::Peer).unwrap();
+    traffic(&peer);
+    backing.sync().unwrap();
+    drop((backing, host));
+
+    let again = Backing::open_file(&path, OpenAs::Host).unwrap();
+    let mem = again.map(View::OWNER).unwrap().mem();
+    let host = HostPages::take_over(mem).unwrap();
+    assert_eq!(host.header().generation, 2);
+
+    // There is a file already; it has to be whole; it has to be a region.
+    let config = BackingConfig {
+        storage: Storage::File(path.clone()),
+        ..BackingConfig::default()
+    };
+    let refused = Backing::create(&spec(false), &config).unwrap_err();
+    assert!(refused.to_string().contains("File exists"), "{refused}");
+    let refused = Backing::create(&spec(true), &config).unwrap_err();
+    assert!(matches!(refused, BackingError::FileSectioned { .. }));
+    drop(again);
+    for len in [0, 100, 0x1080, 0x8000] {
+        let short = folder.path().join(format!("short{len}"));
+        std::fs::copy(&path, &short).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&short)
+            .unwrap()
+            .set_len(len)
+            .unwrap();
+        let refused = Backing::open_file(&short, OpenAs::Peer).unwrap_err();
+        assert!(
+            matches!(refused, BackingError::Truncated { have, .. } if have == len),
+            "{len}: {refused}"
+        );
+    }
+    let foreign = folder.path().join("foreign");
+    std::fs::write(&foreign, vec![b'x'; 1 << 20]).unwrap();
+    let refused = Backing::open_file(&foreign, OpenAs::Observer).unwrap_err();
+    assert!(refused.to_string().contains("holds no region"), "{refused}");
+}
+
+#[test]
+fn fds_for_another_process_allow_its_own_section_only() {
+    let (backing, _host) = region(true, Storage::Memfd);
+    let shared = backing.share(View::peer(B)).unwrap();
+    for part in &shared {
+        let own = matches!(part.part, Some(Part::Common | Part::Section(B)));
+        assert_eq!(part.writable, own, "{:?}", part.part);
+        let wrote = rustix::io::pwrite(&part.fd, b"x", 0).is_ok();
+        assert_eq!(wrote, own, "{:?}", part.part);
+        let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        let punched = rustix::fs::fallocate(&part.fd, flags, 0, 4096).is_ok();
+        assert_eq!(punched, own, "{:?}", part.part);
+    }
+    let there = Backing::from_shared(shared).unwrap();
+    let mem = there.map(View::peer(B)).unwrap().mem();
+    PortalRegion::attach(mem, AttachOptions::default())
+        .unwrap()
+        .join(
+            B,
+            1,
+            SectionConfig {
+                directory: 1,
+                ring_bytes: 128,
+            },
+        )
+        .unwrap();
+    // Asking for more than the fds allow gets a read-only mapping of the rest.
+    let mem = there.map(View::OWNER).unwrap().mem();
+    assert_eq!(mem.len(), 1 << 20);
+    let mut parts = backing.share(View::OBSERVER).unwrap();
+    parts.pop();
+    assert!(matches!(
+        Backing::from_shared(parts),
+        Err(BackingError::NoSuchPart { .. })
+    ));
+}
+
+#[test]
+fn writing_where_another_peer_writes_stops_the_writer_only() {
+    for (part, dies) in [
+        ("host", true),
+        ("common", false),
+        ("own", false),
+        ("other", true),
+        ("tail", true),
+    ] {
+        let status = process::run(part);
+        assert_eq!(status.signal() == Some(libc::SIGSEGV), dies, "{part}");
+        assert!(dies || status.success(), "{part}");
+    }
+}
+
+#[test]
+#[ignore = "runs as a child of the test above"]
+fn child() {
+    let Some(job) = process::job() else { return };
+    let (backing, _host) = region(true, Storage::Memfd);
+    let mem = backing.map(View::peer(B)).unwrap().mem();
+    let part = match job.as_str() {
+        "host" => Part::HostPages,
+        "common" => Part::Common,
+        "own" => Part::Section(B),
+        "other" => Part::Section(A),
+        _ => Part::Tail,
+    };
+    mem.write(backing.range(part).start, b"mine now");
+}
+
+#[test]
+fn a_numa_node_is_taken_or_named_in_the_error() {
+    let bound = |node| {
+        let config = BackingConfig {
+            numa_node: Some(node),
+            populate: true,
+            ..BackingConfig::default()
+        };
+        Backing::create(&spec(true), &config)
+            .unwrap()
+            .map(View::OWNER)
+    };
+    match bound(0) {
+        Ok(_) => {}
+        Err(e) if e.to_string().contains("Operation not permitted") => {
+            println!("skipped: mbind is not allowed here");
+            return;
+        }
+        Err(e) => panic!("{e}"),
+    }
+    for node in [63, 5000] {
+        let refused = bound(node).unwrap_err().to_string();
+        assert!(refused.contains("NUMA node"), "{refused}");
+    }
+}
