@@ -258,7 +258,7 @@ impl ClaimedEntry {
         let f = Fields(&self.bytes);
         let value = f.u8(at::KIND);
         let kind = RingKind::from_u8(value).ok_or_else(|| {
-            self.bad("ring kind", at::KIND, value.into(), RingKind::Upcall as u64)
+            self.bad("ring kind", at::KIND, value.into(), RingKind::Return as u64)
         })?;
         let value = f.u8(at::LAYOUT);
         let shape = RingLayout::from_u8(value).ok_or_else(|| {

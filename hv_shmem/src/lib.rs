@@ -19,6 +19,7 @@ pub mod name;
 pub mod own_section;
 pub mod peers;
 pub mod region;
+pub mod resolve;
 pub mod ring;
 pub mod section;
 mod sequenced;

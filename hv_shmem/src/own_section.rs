@@ -63,6 +63,7 @@ pub struct OwnSection<M> {
     /// Rings made so far: instances are unique within an epoch (2^32 of them).
     instances: u32,
     recovered: bool,
+    arena_taken: bool,
 }
 
 impl<M: SharedMem> OwnSection<M> {
@@ -110,6 +111,7 @@ impl<M: SharedMem> OwnSection<M> {
             heartbeat: 0,
             instances: 0,
             recovered,
+            arena_taken: false,
         }
     }
 
@@ -171,6 +173,11 @@ impl<M: SharedMem> OwnSection<M> {
         Ok(self
             .mem
             .window(self.header.arena, self.header.arena_bytes)?)
+    }
+
+    /// Notes that the arena is in use; says whether it was already.
+    pub(crate) fn take_arena(&mut self) -> bool {
+        core::mem::replace(&mut self.arena_taken, true)
     }
 
     /// Counts the heartbeat up.

@@ -88,6 +88,10 @@ pub struct ArenaPlace<M> {
     pub epoch: u32,
 }
 
+/// An arena whose private records are on the heap.
+#[cfg(feature = "std")]
+pub type BoxedArena<M> = Arena<M, alloc::boxed::Box<[PageState]>>;
+
 /// Why the owner did not get what it asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -114,6 +118,9 @@ pub enum ArenaError {
         /// The value expected there.
         expected: u64,
     },
+    /// The section's arena is in use already.
+    #[error("this section's arena is in use already")]
+    Taken,
     /// More bytes than the arena could ever give.
     #[error("a span of {len} bytes; {limit} are the most in this arena")]
     TooLong {

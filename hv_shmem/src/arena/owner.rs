@@ -514,7 +514,7 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
 }
 
 #[cfg(feature = "std")]
-impl<M: SharedMem> Arena<M, alloc::boxed::Box<[PageState]>> {
+impl<M: SharedMem> super::BoxedArena<M> {
     /// [`Arena::format`] with page states from the heap.
     ///
     /// # Errors

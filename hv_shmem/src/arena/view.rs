@@ -42,6 +42,11 @@ impl<M: SharedMem> ArenaView<M> {
         Ok(Self { place, layout })
     }
 
+    /// The owner.
+    pub fn owner(&self) -> PeerId {
+        self.place.owner
+    }
+
     /// The epoch of the owner for which this view holds.
     pub fn epoch(&self) -> u32 {
         self.place.epoch

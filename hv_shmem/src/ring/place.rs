@@ -62,6 +62,8 @@ pub enum RingKind {
     Event = 4,
     /// Calls in the other direction.
     Upcall = 5,
+    /// Finished spans on their way home (`arena`).
+    Return = 6,
 }
 
 impl RingKind {
@@ -73,6 +75,7 @@ impl RingKind {
             3 => Self::Complete,
             4 => Self::Event,
             5 => Self::Upcall,
+            6 => Self::Return,
             _ => return None,
         })
     }
