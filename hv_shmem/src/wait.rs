@@ -298,8 +298,13 @@ impl<C: Clock> Waiter<C> {
         bell: &B,
         timeout: Option<Duration>,
     ) -> Result<Waited, WaitError> {
-        if source.ready()? {
+        // The first looks come before the first reading of the clock: a fast
+        // peer's answer does not pay for it.
+        if self.look(source)? {
             self.counters.spun += 1;
+            if self.mode == WaitMode::Adaptive {
+                self.budget.hit(0);
+            }
             return Ok(Waited::Ready);
         }
         let start = self.clock.now_ns();
@@ -326,6 +331,21 @@ impl<C: Clock> Waiter<C> {
         self.sleep(source, bell, start, end)
     }
 
+    /// Looks once, or (unless told to sleep) a few times.
+    #[inline]
+    fn look<S: Source>(&mut self, source: &mut S) -> Result<bool, Violation> {
+        if self.mode == WaitMode::Sleep {
+            return source.ready();
+        }
+        for _ in 0..LOOKS_PER_READING {
+            if source.ready()? {
+                return Ok(true);
+            }
+            core::hint::spin_loop();
+        }
+        Ok(false)
+    }
+
     /// Spins until ready (true) or `until` has passed (false).
     #[inline]
     fn spin<S: Source>(
@@ -335,15 +355,12 @@ impl<C: Clock> Waiter<C> {
         until: Option<u64>,
     ) -> Result<bool, Violation> {
         loop {
-            for _ in 0..LOOKS_PER_READING {
-                core::hint::spin_loop();
-                if source.ready()? {
-                    if self.mode == WaitMode::Adaptive {
-                        let now = self.clock.now_ns();
-                        self.budget.hit(now.saturating_sub(start));
-                    }
-                    return Ok(true);
+            if self.look(source)? {
+                if self.mode == WaitMode::Adaptive {
+                    let now = self.clock.now_ns();
+                    self.budget.hit(now.saturating_sub(start));
                 }
+                return Ok(true);
             }
             if until.is_some_and(|until| self.clock.now_ns() >= until) {
                 return Ok(false);

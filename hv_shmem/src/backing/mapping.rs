@@ -11,6 +11,7 @@ use super::huge::PoolState;
 use super::numa;
 use crate::layout::HUGE_PAGE;
 use crate::layout::PAGE;
+use crate::mem::Addressed;
 use crate::mem::Ordering;
 use crate::mem::OutOfBounds;
 use crate::mem::RawMem;
@@ -24,6 +25,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 /// A mapped region. Clones share the mapping; it is unmapped when the last
 /// clone and the last [`MappedMem`] are gone.
@@ -261,6 +263,12 @@ impl MappedMem {
     }
 }
 
+impl Addressed for MappedMem {
+    fn atomic_u32(&self, at: u64) -> &AtomicU32 {
+        self.raw.atomic_u32(at)
+    }
+}
+
 impl SharedMem for MappedMem {
     #[inline(always)]
     fn len(&self) -> u64 {
@@ -324,6 +332,30 @@ impl SharedMem for MappedMem {
 
     fn zero(&self, at: u64, len: u64) {
         self.raw.zero(at, len);
+    }
+
+    #[inline(always)]
+    unsafe fn load_u64_unchecked(&self, at: u64, order: Ordering) -> u64 {
+        // SAFETY: the caller's promise, which is about the same range.
+        unsafe { self.raw.load_u64_unchecked(at, order) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_u64_unchecked(&self, at: u64, value: u64, order: Ordering) {
+        // SAFETY: as above.
+        unsafe { self.raw.store_u64_unchecked(at, value, order) }
+    }
+
+    #[inline(always)]
+    unsafe fn read_unchecked(&self, at: u64, to: &mut [u8]) {
+        // SAFETY: as above.
+        unsafe { self.raw.read_unchecked(at, to) }
+    }
+
+    #[inline(always)]
+    unsafe fn write_unchecked(&self, at: u64, from: &[u8]) {
+        // SAFETY: as above.
+        unsafe { self.raw.write_unchecked(at, from) }
     }
 
     #[inline(always)]

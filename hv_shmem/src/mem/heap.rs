@@ -135,6 +135,30 @@ impl SharedMem for HeapMem {
     }
 
     #[inline(always)]
+    unsafe fn load_u64_unchecked(&self, at: u64, order: Ordering) -> u64 {
+        // SAFETY: the caller's promise, which is about the same range.
+        unsafe { self.raw.load_u64_unchecked(at, order) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_u64_unchecked(&self, at: u64, value: u64, order: Ordering) {
+        // SAFETY: as above.
+        unsafe { self.raw.store_u64_unchecked(at, value, order) }
+    }
+
+    #[inline(always)]
+    unsafe fn read_unchecked(&self, at: u64, to: &mut [u8]) {
+        // SAFETY: as above.
+        unsafe { self.raw.read_unchecked(at, to) }
+    }
+
+    #[inline(always)]
+    unsafe fn write_unchecked(&self, at: u64, from: &[u8]) {
+        // SAFETY: as above.
+        unsafe { self.raw.write_unchecked(at, from) }
+    }
+
+    #[inline(always)]
     fn prefetch(&self, at: u64) {
         self.raw.prefetch(at);
     }

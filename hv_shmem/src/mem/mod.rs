@@ -7,16 +7,21 @@
 //!
 //! Offsets are bytes from the start of the window. Values are little-endian.
 //! A window is checked once, when it is made; inside it an out-of-range offset
-//! is a bug of this crate, not of a peer, and panics.
+//! is a bug of this crate, not of a peer, and panics. Rings check the shape of
+//! their slots once and then go through [`Slots`], which checks nothing twice.
+#![expect(unsafe_code, reason = "declares the accesses that Slots has checked")]
 
+mod copy;
 #[cfg(feature = "std")]
 mod heap;
 mod raw;
+mod slots;
 
 pub use core::sync::atomic::Ordering;
 #[cfg(feature = "std")]
 pub use heap::HeapMem;
 pub use raw::RawMem;
+pub use slots::Slots;
 
 /// An offset and length that do not lie inside the memory they were meant for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +81,38 @@ pub trait SharedMem: Clone {
     fn write(&self, at: u64, from: &[u8]);
     /// Sets `len` bytes to zero.
     fn zero(&self, at: u64, len: u64);
+    /// [`load_u64`](Self::load_u64) for [`Slots`].
+    ///
+    /// # Safety
+    /// `at` is a multiple of 8 and `at + 8 <= self.len()`.
+    #[inline(always)]
+    unsafe fn load_u64_unchecked(&self, at: u64, order: Ordering) -> u64 {
+        self.load_u64(at, order)
+    }
+    /// [`store_u64`](Self::store_u64) for [`Slots`].
+    ///
+    /// # Safety
+    /// `at` is a multiple of 8 and `at + 8 <= self.len()`.
+    #[inline(always)]
+    unsafe fn store_u64_unchecked(&self, at: u64, value: u64, order: Ordering) {
+        self.store_u64(at, value, order);
+    }
+    /// [`read`](Self::read) for [`Slots`].
+    ///
+    /// # Safety
+    /// `at` is a multiple of 8 and `at + to.len() <= self.len()`.
+    #[inline(always)]
+    unsafe fn read_unchecked(&self, at: u64, to: &mut [u8]) {
+        self.read(at, to);
+    }
+    /// [`write`](Self::write) for [`Slots`].
+    ///
+    /// # Safety
+    /// `at` is a multiple of 8 and `at + from.len() <= self.len()`.
+    #[inline(always)]
+    unsafe fn write_unchecked(&self, at: u64, from: &[u8]) {
+        self.write(at, from);
+    }
     /// Orders this peer's accesses before and after it, as
     /// [`core::sync::atomic::fence`] does.
     #[inline(always)]

@@ -7,7 +7,9 @@
 use super::Ordering;
 use super::OutOfBounds;
 use super::SharedMem;
-use core::sync::atomic::AtomicU8;
+use super::copy;
+use super::copy::copy_in;
+use super::copy::copy_out;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
 
@@ -132,44 +134,47 @@ impl SharedMem for RawMem {
     #[inline]
     fn read(&self, at: u64, to: &mut [u8]) {
         let from = self.at(at, to.len() as u64, 1);
-        let words = if at % 8 == 0 { to.len() / 8 } else { 0 };
-        for (i, word) in to.chunks_exact_mut(8).take(words).enumerate() {
-            // SAFETY: inside the checked range, aligned.
-            let v = unsafe { AtomicU64::from_ptr(from.add(i * 8).cast()) };
-            word.copy_from_slice(&v.load(Ordering::Relaxed).to_ne_bytes());
-        }
-        for (i, byte) in to.iter_mut().enumerate().skip(words * 8) {
-            // SAFETY: inside the checked range.
-            let v = unsafe { AtomicU8::from_ptr(from.add(i)) };
-            *byte = v.load(Ordering::Relaxed);
-        }
+        // SAFETY: inside the mapped range, just checked.
+        unsafe { copy_out(from, to) }
     }
 
     #[inline]
     fn write(&self, at: u64, from: &[u8]) {
         let to = self.at(at, from.len() as u64, 1);
-        let words = if at % 8 == 0 { from.len() / 8 } else { 0 };
-        for (i, word) in from.chunks_exact(8).take(words).enumerate() {
-            let mut w = [0; 8];
-            w.copy_from_slice(word);
-            // SAFETY: inside the checked range, aligned.
-            let v = unsafe { AtomicU64::from_ptr(to.add(i * 8).cast()) };
-            v.store(u64::from_ne_bytes(w), Ordering::Relaxed);
-        }
-        for (i, &byte) in from.iter().enumerate().skip(words * 8) {
-            // SAFETY: inside the checked range.
-            let v = unsafe { AtomicU8::from_ptr(to.add(i)) };
-            v.store(byte, Ordering::Relaxed);
-        }
+        // SAFETY: inside the mapped range, just checked.
+        unsafe { copy_in(from, to) }
     }
 
     fn zero(&self, at: u64, len: u64) {
         let to = self.at(at, len, 1);
-        for i in 0..len as usize {
-            // SAFETY: inside the checked range.
-            let v = unsafe { AtomicU8::from_ptr(to.add(i)) };
-            v.store(0, Ordering::Relaxed);
-        }
+        // SAFETY: inside the mapped range, just checked.
+        unsafe { copy::zero(to, len as usize) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_u64_unchecked(&self, at: u64, order: Ordering) -> u64 {
+        // SAFETY: mapped, inside and aligned, as the caller promises.
+        let word = unsafe { AtomicU64::from_ptr(self.base.add(at as usize).cast()) };
+        u64::from_le(word.load(order))
+    }
+
+    #[inline(always)]
+    unsafe fn store_u64_unchecked(&self, at: u64, value: u64, order: Ordering) {
+        // SAFETY: mapped, inside and aligned, as the caller promises.
+        let word = unsafe { AtomicU64::from_ptr(self.base.add(at as usize).cast()) };
+        word.store(value.to_le(), order);
+    }
+
+    #[inline(always)]
+    unsafe fn read_unchecked(&self, at: u64, to: &mut [u8]) {
+        // SAFETY: mapped, inside and aligned (the base is), as promised.
+        unsafe { copy::copy_out_aligned(self.base.add(at as usize), to) }
+    }
+
+    #[inline(always)]
+    unsafe fn write_unchecked(&self, at: u64, from: &[u8]) {
+        // SAFETY: mapped, inside and aligned (the base is), as promised.
+        unsafe { copy::copy_in_aligned(from, self.base.add(at as usize)) }
     }
 
     #[inline(always)]

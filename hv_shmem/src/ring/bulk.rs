@@ -20,27 +20,27 @@
 
 use super::RecvError;
 use super::SendError;
-use super::inline::write_padded;
-use super::place::PRODUCER_INDEX;
+use super::place::Line;
 use super::place::PlaceError;
 use super::place::RingLayout;
 use super::place::RingPlace;
-use super::place::Shape;
+use super::place::producer_line;
+use super::progress::FIRST_WORD;
 use super::progress::OwnCursor;
 use super::progress::PeerCursor;
 use super::progress::arm_space;
 use super::wake::Wake;
 use crate::mem::Ordering;
 use crate::mem::SharedMem;
+use crate::mem::Slots;
 use crate::violation::Violation;
 
 /// The sending end of a bulk ring.
 #[derive(Debug)]
 pub struct BulkSender<M> {
-    storage: M,
-    produced: M,
+    slots: Slots<M>,
+    produced: Line<M>,
     peer: PeerCursor<M>,
-    shape: Shape,
     next: u64,
     published: u64,
     limit: u64,
@@ -54,15 +54,14 @@ impl<M: SharedMem> BulkSender<M> {
     /// # Errors
     /// [`PlaceError`] when layout, shape or lengths do not fit.
     pub fn new(place: RingPlace<M>) -> Result<Self, PlaceError> {
-        let shape = place.check(RingLayout::Bulk)?;
+        let slots = place.check(RingLayout::Bulk)?;
         Ok(Self {
-            storage: place.storage,
-            produced: place.produced,
-            peer: PeerCursor::new(place.cursor),
-            shape,
+            limit: slots.count(),
+            slots,
+            produced: producer_line(place.produced)?,
+            peer: PeerCursor::new(place.cursor)?,
             next: 0,
             published: 0,
-            limit: shape.slots,
             flushed: 0,
             poison: None,
         })
@@ -73,14 +72,12 @@ impl<M: SharedMem> BulkSender<M> {
     /// # Errors
     /// [`PlaceError::TooShort`].
     pub fn set_cursor(&mut self, line: M) -> Result<(), PlaceError> {
-        super::place::fits("consumer's line", &line, super::place::CURSOR_BYTES)?;
-        self.peer.attach(line);
-        Ok(())
+        self.peer.attach(line)
     }
 
     /// Payload bytes a message.
     pub fn payload(&self) -> usize {
-        self.shape.payload
+        self.slots.slot_size()
     }
 
     /// What poisoned the ring for this side, if anything.
@@ -98,7 +95,7 @@ impl<M: SharedMem> BulkSender<M> {
     ///
     /// # Errors
     /// [`SendError`]; nothing was sent.
-    #[inline]
+    #[inline(always)]
     pub fn try_send(&mut self, message: &[u8]) -> Result<(), SendError> {
         self.stage(message)?;
         self.publish();
@@ -111,27 +108,37 @@ impl<M: SharedMem> BulkSender<M> {
     /// # Errors
     /// [`SendError`]; nothing was written. On [`SendError::Full`] what was
     /// staged before has been published, so that the receiver can free slots.
-    #[inline]
+    #[inline(always)]
     pub fn stage(&mut self, message: &[u8]) -> Result<(), SendError> {
-        if message.len() > self.shape.payload {
+        if message.len() != self.slots.slot_size() || self.next == self.limit {
+            return self.stage_slowly(message);
+        }
+        self.slots.write(self.next, 0, message);
+        self.next = self.next.wrapping_add(1);
+        Ok(())
+    }
+
+    /// A message that is short or needs a look for space.
+    #[inline(never)]
+    fn stage_slowly(&mut self, message: &[u8]) -> Result<(), SendError> {
+        if message.len() > self.slots.slot_size() {
             return Err(self.too_long(message.len()));
         }
         if self.next == self.limit {
             self.refresh()?;
         }
-        let at = self.shape.offset(self.next);
-        write_padded(&self.storage, at, message, self.shape.payload);
+        self.slots.write_padded(self.next, 0, message);
         self.next = self.next.wrapping_add(1);
         Ok(())
     }
 
     /// Makes everything staged visible to the receiver.
-    #[inline]
+    #[inline(always)]
     pub fn publish(&mut self) {
         // Release: pairs with the acquire load in `BulkReceiver::refresh`; the
         // slots written above come before it.
         self.produced
-            .store_u64(PRODUCER_INDEX, self.next, Ordering::Release);
+            .store(FIRST_WORD, self.next, Ordering::Release);
         self.published = self.next;
     }
 
@@ -144,11 +151,11 @@ impl<M: SharedMem> BulkSender<M> {
     /// [`SendError::Poisoned`].
     #[inline]
     pub fn push_batch(&mut self, messages: &[u8]) -> Result<usize, SendError> {
-        let shift = self.shape.shift;
-        if messages.len() & (self.shape.payload - 1) != 0 {
+        let size = self.slots.slot_size();
+        if messages.len() & (size - 1) != 0 {
             return Err(self.too_long(messages.len()));
         }
-        let wanted = (messages.len() >> shift) as u64;
+        let wanted = (messages.len() / size) as u64;
         let mut free = self.limit.wrapping_sub(self.next);
         if free < wanted {
             match self.refresh() {
@@ -158,15 +165,8 @@ impl<M: SharedMem> BulkSender<M> {
             }
         }
         let count = wanted.min(free);
-        let to_end = self.shape.slots - (self.next & self.shape.mask);
-        let first = count.min(to_end);
-        let split = (first << shift) as usize;
-        let end = (count << shift) as usize;
-        self.storage
-            .write(self.shape.offset(self.next), &messages[..split]);
-        if split != end {
-            self.storage.write(0, &messages[split..end]);
-        }
+        self.slots
+            .write_run(self.next, &messages[..count as usize * size]);
         self.next = self.next.wrapping_add(count);
         self.publish();
         Ok(count as usize)
@@ -204,15 +204,15 @@ impl<M: SharedMem> BulkSender<M> {
     /// Before sleeping on a full ring: asks for a doorbell when half of it is
     /// free. Look at [`has_space`](Self::has_space) once more before sleeping.
     pub fn arm_space(&mut self) {
-        let cursor = self.limit.wrapping_sub(self.shape.slots);
-        arm_space(&self.produced, cursor, self.shape.slots);
+        let cursor = self.limit.wrapping_sub(self.slots.count());
+        arm_space(&self.produced, cursor, self.slots.count());
     }
 
     #[cold]
     fn too_long(&self, len: usize) -> SendError {
         SendError::TooLong {
             len,
-            limit: self.shape.payload,
+            limit: self.slots.slot_size(),
         }
     }
 
@@ -223,7 +223,7 @@ impl<M: SharedMem> BulkSender<M> {
             return Err(v.into());
         }
         match self.peer.fetch(|| self.next) {
-            Ok(cursor) => self.limit = cursor.wrapping_add(self.shape.slots),
+            Ok(cursor) => self.limit = cursor.wrapping_add(self.slots.count()),
             Err(v) => {
                 self.poison = Some(v);
                 self.limit = self.next;
@@ -243,10 +243,9 @@ impl<M: SharedMem> BulkSender<M> {
 /// The receiving end of a bulk ring.
 #[derive(Debug)]
 pub struct BulkReceiver<M> {
-    storage: M,
-    produced: M,
+    slots: Slots<M>,
+    produced: Line<M>,
     own: OwnCursor<M>,
-    shape: Shape,
     next: u64,
     ready: u64,
     poison: Option<Violation>,
@@ -259,13 +258,12 @@ impl<M: SharedMem> BulkReceiver<M> {
     /// [`PlaceError`] when layout, shape or lengths do not fit, or the place has
     /// no consumer's line.
     pub fn new(place: RingPlace<M>) -> Result<Self, PlaceError> {
-        let shape = place.check(RingLayout::Bulk)?;
-        let line = place.cursor.ok_or(PlaceError::NoCursor)?;
+        let slots = place.check(RingLayout::Bulk)?;
+        let produced = producer_line(place.produced)?;
         Ok(Self {
-            storage: place.storage,
-            own: OwnCursor::new(line, place.produced.clone(), shape.slots),
-            produced: place.produced,
-            shape,
+            own: OwnCursor::new(place.cursor, produced.clone(), slots.count())?,
+            slots,
+            produced,
             next: 0,
             ready: 0,
             poison: None,
@@ -274,7 +272,7 @@ impl<M: SharedMem> BulkReceiver<M> {
 
     /// Payload bytes a message.
     pub fn payload(&self) -> usize {
-        self.shape.payload
+        self.slots.slot_size()
     }
 
     /// What poisoned the ring for this side, if anything.
@@ -292,17 +290,28 @@ impl<M: SharedMem> BulkReceiver<M> {
     ///
     /// # Errors
     /// [`RecvError::Poisoned`], now and for ever after.
-    #[inline]
+    #[inline(always)]
     pub fn try_recv(&mut self, out: &mut [u8]) -> Result<Option<usize>, RecvError> {
         if self.next == self.ready && !self.refresh()? {
             return Ok(None);
         }
-        let n = out.len().min(self.shape.payload);
-        self.storage
-            .read(self.shape.offset(self.next), &mut out[..n]);
+        let n = if out.len() == self.slots.slot_size() {
+            self.slots.read(self.next, 0, out);
+            out.len()
+        } else {
+            self.read_part(out)
+        };
         self.next = self.next.wrapping_add(1);
         self.own.advance(self.next);
         Ok(Some(n))
+    }
+
+    /// Copies the part of a message that fits.
+    #[inline]
+    fn read_part(&self, out: &mut [u8]) -> usize {
+        let n = out.len().min(self.slots.slot_size());
+        self.slots.read(self.next, 0, &mut out[..n]);
+        n
     }
 
     /// Takes as many messages as have arrived and fit: `out` receives
@@ -312,20 +321,14 @@ impl<M: SharedMem> BulkReceiver<M> {
     /// [`RecvError::Poisoned`], now and for ever after.
     #[inline]
     pub fn pop_batch(&mut self, out: &mut [u8]) -> Result<usize, RecvError> {
-        let shift = self.shape.shift;
-        let wanted = (out.len() >> shift) as u64;
+        let size = self.slots.slot_size();
+        let wanted = (out.len() / size) as u64;
         if self.next == self.ready && !self.refresh()? {
             return Ok(0);
         }
         let count = wanted.min(self.ready.wrapping_sub(self.next));
-        let to_end = self.shape.slots - (self.next & self.shape.mask);
-        let split = (count.min(to_end) << shift) as usize;
-        let end = (count << shift) as usize;
-        self.storage
-            .read(self.shape.offset(self.next), &mut out[..split]);
-        if split != end {
-            self.storage.read(0, &mut out[split..end]);
-        }
+        self.slots
+            .read_run(self.next, &mut out[..count as usize * size]);
         self.next = self.next.wrapping_add(count);
         self.own.advance(self.next);
         Ok(count as usize)
@@ -363,13 +366,13 @@ impl<M: SharedMem> BulkReceiver<M> {
         }
         // Acquire: pairs with the release store in `BulkSender::publish`; the
         // slots are read after it.
-        let found = self.produced.load_u64(PRODUCER_INDEX, Ordering::Acquire);
+        let found = self.produced.load(FIRST_WORD, Ordering::Acquire);
         let waiting = found.wrapping_sub(self.next);
-        if !cfg!(feature = "negative_control_index") && waiting > self.shape.slots {
+        if !cfg!(feature = "negative_control_index") && waiting > self.slots.count() {
             let v = Violation::ProducerIndex {
                 found,
                 low: self.ready,
-                high: self.next.wrapping_add(self.shape.slots),
+                high: self.next.wrapping_add(self.slots.count()),
             };
             self.poison = Some(v);
             return Err(v.into());

@@ -18,18 +18,22 @@
 
 use super::RecvError;
 use super::SendError;
-use super::inline::write_padded;
+use super::place::Line;
 use super::place::PlaceError;
 use super::place::RingLayout;
 use super::place::RingPlace;
 use super::place::SPACE_THRESHOLD;
-use super::place::Shape;
+use super::place::producer_line;
 use super::progress::OwnCursor;
 use super::progress::PeerCursor;
 use super::wake::Wake;
 use crate::mem::Ordering;
 use crate::mem::SharedMem;
+use crate::mem::Slots;
 use crate::violation::Violation;
+
+/// Bytes of the state word, before the payload.
+const STATE: usize = 8;
 
 /// State word of a slot that holds the request at `position`.
 #[inline(always)]
@@ -46,10 +50,10 @@ fn answered(position: u64) -> u64 {
 /// The calling end of an in-place ring.
 #[derive(Debug)]
 pub struct InPlaceCaller<M> {
-    storage: M,
-    produced: M,
+    slots: Slots<M>,
+    payload: usize,
+    produced: Line<M>,
     peer: PeerCursor<M>,
-    shape: Shape,
     next: u64,
     done: u64,
     flushed: u64,
@@ -62,12 +66,12 @@ impl<M: SharedMem> InPlaceCaller<M> {
     /// # Errors
     /// [`PlaceError`] when layout, shape or lengths do not fit.
     pub fn new(place: RingPlace<M>) -> Result<Self, PlaceError> {
-        let shape = place.check(RingLayout::InPlace)?;
+        let slots = place.check(RingLayout::InPlace)?;
         Ok(Self {
-            storage: place.storage,
-            produced: place.produced,
-            peer: PeerCursor::new(place.cursor),
-            shape,
+            payload: slots.slot_size() - STATE,
+            slots,
+            produced: producer_line(place.produced)?,
+            peer: PeerCursor::new(place.cursor)?,
             next: 0,
             done: 0,
             flushed: 0,
@@ -80,14 +84,12 @@ impl<M: SharedMem> InPlaceCaller<M> {
     /// # Errors
     /// [`PlaceError::TooShort`].
     pub fn set_cursor(&mut self, line: M) -> Result<(), PlaceError> {
-        super::place::fits("consumer's line", &line, super::place::CURSOR_BYTES)?;
-        self.peer.attach(line);
-        Ok(())
+        self.peer.attach(line)
     }
 
     /// Payload bytes of a request and of an answer.
     pub fn payload(&self) -> usize {
-        self.shape.payload
+        self.payload
     }
 
     /// What poisoned the ring for this side, if anything.
@@ -111,27 +113,26 @@ impl<M: SharedMem> InPlaceCaller<M> {
     /// # Errors
     /// [`SendError`]; nothing was sent. `Full` means that every slot holds a
     /// call whose answer has not been collected.
-    #[inline]
+    #[inline(always)]
     pub fn try_call(&mut self, request: &[u8]) -> Result<u64, SendError> {
-        if request.len() > self.shape.payload {
+        if request.len() > self.payload {
             return Err(SendError::TooLong {
                 len: request.len(),
-                limit: self.shape.payload,
+                limit: self.payload,
             });
         }
         if let Some(v) = self.poison {
             return Err(v.into());
         }
-        if self.outstanding() >= self.shape.slots {
+        if self.outstanding() >= self.slots.count() {
             return Err(SendError::Full);
         }
         let position = self.next;
-        let at = self.shape.offset(position);
-        write_padded(&self.storage, at + 8, request, self.shape.payload);
+        write(&self.slots, position, request);
         // Release: pairs with the acquire load in `InPlaceServer::claim`; the
         // request comes before it.
-        self.storage
-            .store_u64(at, requested(position), Ordering::Release);
+        self.slots
+            .store(position, requested(position), Ordering::Release);
         self.next = position.wrapping_add(1);
         Ok(position)
     }
@@ -141,14 +142,12 @@ impl<M: SharedMem> InPlaceCaller<M> {
     ///
     /// # Errors
     /// [`RecvError::Poisoned`].
-    #[inline]
+    #[inline(always)]
     pub fn poll_answer(&mut self, out: &mut [u8]) -> Result<Option<usize>, RecvError> {
         if !self.has_answer()? {
             return Ok(None);
         }
-        let n = out.len().min(self.shape.payload);
-        let at = self.shape.offset(self.done);
-        self.storage.read(at + 8, &mut out[..n]);
+        let n = read(&self.slots, self.done, out);
         self.done = self.done.wrapping_add(1);
         Ok(Some(n))
     }
@@ -157,7 +156,7 @@ impl<M: SharedMem> InPlaceCaller<M> {
     ///
     /// # Errors
     /// [`RecvError::Poisoned`].
-    #[inline]
+    #[inline(always)]
     pub fn has_answer(&mut self) -> Result<bool, RecvError> {
         if let Some(v) = self.poison {
             return Err(v.into());
@@ -166,13 +165,11 @@ impl<M: SharedMem> InPlaceCaller<M> {
             return Ok(false);
         }
         // Acquire: pairs with the release store in `InPlaceServer::answer`.
-        let found = self
-            .storage
-            .load_u64(self.shape.offset(self.done), Ordering::Acquire);
+        let found = self.slots.load(self.done, Ordering::Acquire);
         let (empty, full) = (requested(self.done), answered(self.done));
         if found != full && found != empty {
             return Err(
-                poison(&mut self.poison, &self.shape, self.done, found, empty, full).into(),
+                poison(&mut self.poison, &self.slots, self.done, found, empty, full).into(),
             );
         }
         Ok(found == full)
@@ -192,18 +189,19 @@ impl<M: SharedMem> InPlaceCaller<M> {
     /// Look at [`has_answer`](Self::has_answer) once more before sleeping.
     pub fn arm(&mut self) {
         self.produced
+            .mem()
             .store_u64(SPACE_THRESHOLD, self.done, Ordering::Relaxed);
         // Pairs with the fence in `OwnCursor::flush`, called by the server.
-        self.produced.fence(Ordering::SeqCst);
+        self.produced.mem().fence(Ordering::SeqCst);
     }
 }
 
 /// The serving end of an in-place ring.
 #[derive(Debug)]
 pub struct InPlaceServer<M> {
-    storage: M,
+    slots: Slots<M>,
+    payload: usize,
     own: OwnCursor<M>,
-    shape: Shape,
     next: u64,
     done: u64,
     poison: Option<Violation>,
@@ -216,12 +214,11 @@ impl<M: SharedMem> InPlaceServer<M> {
     /// [`PlaceError`] when layout, shape or lengths do not fit, or the place has
     /// no consumer's line.
     pub fn new(place: RingPlace<M>) -> Result<Self, PlaceError> {
-        let shape = place.check(RingLayout::InPlace)?;
-        let line = place.cursor.ok_or(PlaceError::NoCursor)?;
+        let slots = place.check(RingLayout::InPlace)?;
         Ok(Self {
-            storage: place.storage,
-            own: OwnCursor::new(line, place.produced, shape.slots),
-            shape,
+            own: OwnCursor::new(place.cursor, producer_line(place.produced)?, slots.count())?,
+            payload: slots.slot_size() - STATE,
+            slots,
             next: 0,
             done: 0,
             poison: None,
@@ -230,7 +227,7 @@ impl<M: SharedMem> InPlaceServer<M> {
 
     /// Payload bytes of a request and of an answer.
     pub fn payload(&self) -> usize {
-        self.shape.payload
+        self.payload
     }
 
     /// What poisoned the ring for this side, if anything.
@@ -249,14 +246,12 @@ impl<M: SharedMem> InPlaceServer<M> {
     ///
     /// # Errors
     /// [`RecvError::Poisoned`].
-    #[inline]
+    #[inline(always)]
     pub fn try_recv(&mut self, out: &mut [u8]) -> Result<Option<usize>, RecvError> {
         if !self.has_message()? {
             return Ok(None);
         }
-        let n = out.len().min(self.shape.payload);
-        let at = self.shape.offset(self.next);
-        self.storage.read(at + 8, &mut out[..n]);
+        let n = read(&self.slots, self.next, out);
         self.next = self.next.wrapping_add(1);
         Ok(Some(n))
     }
@@ -267,12 +262,12 @@ impl<M: SharedMem> InPlaceServer<M> {
     /// # Errors
     /// [`SendError::TooLong`]; [`SendError::Full`] when no request is
     /// unanswered; [`SendError::Poisoned`].
-    #[inline]
+    #[inline(always)]
     pub fn answer(&mut self, answer: &[u8]) -> Result<(), SendError> {
-        if answer.len() > self.shape.payload {
+        if answer.len() > self.payload {
             return Err(SendError::TooLong {
                 len: answer.len(),
-                limit: self.shape.payload,
+                limit: self.payload,
             });
         }
         if let Some(v) = self.poison {
@@ -281,11 +276,10 @@ impl<M: SharedMem> InPlaceServer<M> {
         if self.done == self.next {
             return Err(SendError::Full);
         }
-        let at = self.shape.offset(self.done);
-        write_padded(&self.storage, at + 8, answer, self.shape.payload);
+        write(&self.slots, self.done, answer);
         // Release: pairs with the acquire load in `InPlaceCaller::has_answer`.
-        self.storage
-            .store_u64(at, answered(self.done), Ordering::Release);
+        self.slots
+            .store(self.done, answered(self.done), Ordering::Release);
         self.done = self.done.wrapping_add(1);
         Ok(())
     }
@@ -294,27 +288,25 @@ impl<M: SharedMem> InPlaceServer<M> {
     ///
     /// # Errors
     /// [`RecvError::Poisoned`].
-    #[inline]
+    #[inline(always)]
     pub fn has_message(&mut self) -> Result<bool, RecvError> {
         if let Some(v) = self.poison {
             return Err(v.into());
         }
-        if self.unanswered() >= self.shape.slots {
+        if self.unanswered() >= self.slots.count() {
             return Ok(false);
         }
         // Acquire: pairs with the release store in `InPlaceCaller::try_call`.
-        let found = self
-            .storage
-            .load_u64(self.shape.offset(self.next), Ordering::Acquire);
+        let found = self.slots.load(self.next, Ordering::Acquire);
         let full = requested(self.next);
-        let empty = if self.next < self.shape.slots {
+        let empty = if self.next < self.slots.count() {
             0
         } else {
-            answered(self.next.wrapping_sub(self.shape.slots))
+            answered(self.next.wrapping_sub(self.slots.count()))
         };
         if found != full && found != empty {
             return Err(
-                poison(&mut self.poison, &self.shape, self.next, found, empty, full).into(),
+                poison(&mut self.poison, &self.slots, self.next, found, empty, full).into(),
             );
         }
         Ok(found == full)
@@ -333,17 +325,41 @@ impl<M: SharedMem> InPlaceServer<M> {
     }
 }
 
+/// Writes a request or an answer and zeros up to the slot's end.
+#[inline(always)]
+fn write<M: SharedMem>(slots: &Slots<M>, position: u64, message: &[u8]) {
+    if message.len() == slots.slot_size() - STATE {
+        slots.write(position, STATE, message);
+    } else {
+        slots.write_padded(position, STATE, message);
+    }
+}
+
+/// Copies as much of a request or an answer as fits.
+#[inline(always)]
+fn read<M: SharedMem>(slots: &Slots<M>, position: u64, out: &mut [u8]) -> usize {
+    let payload = slots.slot_size() - STATE;
+    if out.len() == payload {
+        slots.read(position, STATE, out);
+        payload
+    } else {
+        let n = out.len().min(payload);
+        slots.read(position, STATE, &mut out[..n]);
+        n
+    }
+}
+
 #[cold]
-fn poison(
+fn poison<M: SharedMem>(
     poison: &mut Option<Violation>,
-    shape: &Shape,
+    slots: &Slots<M>,
     position: u64,
     found: u64,
     empty: u64,
     full: u64,
 ) -> Violation {
     *poison.insert(Violation::Sequence {
-        slot: position & shape.mask,
+        slot: slots.index(position),
         found,
         empty,
         full,

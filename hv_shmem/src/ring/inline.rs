@@ -20,40 +20,30 @@
 
 use super::RecvError;
 use super::SendError;
+use super::place::Line;
 use super::place::PlaceError;
 use super::place::RingLayout;
 use super::place::RingPlace;
-use super::place::Shape;
+use super::place::producer_line;
 use super::progress::OwnCursor;
 use super::progress::PeerCursor;
 use super::progress::arm_space;
 use super::wake::Wake;
 use crate::mem::Ordering;
 use crate::mem::SharedMem;
+use crate::mem::Slots;
 use crate::violation::Violation;
 
-/// Zeros to pad a short message with.
-const ZEROS: [u8; 64] = [0; 64];
-
-/// Writes `message` and zeros up to `payload` bytes at `at`.
-#[inline(always)]
-pub(crate) fn write_padded<M: SharedMem>(mem: &M, at: u64, message: &[u8], payload: usize) {
-    mem.write(at, message);
-    let mut done = message.len();
-    while done < payload {
-        let n = (payload - done).min(ZEROS.len());
-        mem.write(at + done as u64, &ZEROS[..n]);
-        done += n;
-    }
-}
+/// Bytes of the sequence word, before the payload.
+pub(crate) const SEQUENCE: usize = 8;
 
 /// The sending end of an in-line ring.
 #[derive(Debug)]
 pub struct InlineSender<M> {
-    storage: M,
-    produced: M,
+    slots: Slots<M>,
+    payload: usize,
+    produced: Line<M>,
     peer: PeerCursor<M>,
-    shape: Shape,
     next: u64,
     limit: u64,
     flushed: u64,
@@ -66,14 +56,14 @@ impl<M: SharedMem> InlineSender<M> {
     /// # Errors
     /// [`PlaceError`] when layout, shape or lengths do not fit.
     pub fn new(place: RingPlace<M>) -> Result<Self, PlaceError> {
-        let shape = place.check(RingLayout::Inline)?;
+        let slots = place.check(RingLayout::Inline)?;
         Ok(Self {
-            storage: place.storage,
-            produced: place.produced,
-            peer: PeerCursor::new(place.cursor),
-            shape,
+            limit: slots.count(),
+            payload: slots.slot_size() - SEQUENCE,
+            slots,
+            produced: producer_line(place.produced)?,
+            peer: PeerCursor::new(place.cursor)?,
             next: 0,
-            limit: shape.slots,
             flushed: 0,
             poison: None,
         })
@@ -84,14 +74,12 @@ impl<M: SharedMem> InlineSender<M> {
     /// # Errors
     /// [`PlaceError::TooShort`].
     pub fn set_cursor(&mut self, line: M) -> Result<(), PlaceError> {
-        super::place::fits("consumer's line", &line, super::place::CURSOR_BYTES)?;
-        self.peer.attach(line);
-        Ok(())
+        self.peer.attach(line)
     }
 
     /// Payload bytes a message.
     pub fn payload(&self) -> usize {
-        self.shape.payload
+        self.payload
     }
 
     /// What poisoned the ring for this side, if anything.
@@ -110,17 +98,27 @@ impl<M: SharedMem> InlineSender<M> {
     ///
     /// # Errors
     /// [`SendError`]; nothing was sent.
-    #[inline]
+    #[inline(always)]
     pub fn try_send(&mut self, message: &[u8]) -> Result<(), SendError> {
-        if message.len() > self.shape.payload {
+        if message.len() != self.payload || self.next == self.limit {
+            return self.send_slowly(message);
+        }
+        self.slots.write(self.next, SEQUENCE, message);
+        self.commit();
+        Ok(())
+    }
+
+    /// A message that is short or needs a look for space.
+    #[inline(never)]
+    fn send_slowly(&mut self, message: &[u8]) -> Result<(), SendError> {
+        if message.len() > self.payload {
             return Err(self.too_long(message.len()));
         }
         if self.next == self.limit {
             self.refresh()?;
         }
-        let at = self.shape.offset(self.next);
-        write_padded(&self.storage, at + 8, message, self.shape.payload);
-        self.commit(at);
+        self.slots.write_padded(self.next, SEQUENCE, message);
+        self.commit();
         Ok(())
     }
 
@@ -132,11 +130,11 @@ impl<M: SharedMem> InlineSender<M> {
     /// [`SendError::TooLong`] when `messages` is no whole number of messages;
     /// [`SendError::Poisoned`].
     pub fn push_batch(&mut self, messages: &[u8]) -> Result<usize, SendError> {
-        if messages.len() % self.shape.payload != 0 {
+        if messages.len() % self.payload != 0 {
             return Err(self.too_long(messages.len()));
         }
         let mut sent = 0;
-        for message in messages.chunks_exact(self.shape.payload) {
+        for message in messages.chunks_exact(self.payload) {
             match self.try_send(message) {
                 Ok(()) => sent += 1,
                 Err(SendError::Full) => break,
@@ -176,23 +174,24 @@ impl<M: SharedMem> InlineSender<M> {
     /// Before sleeping on a full ring: asks for a doorbell when half of it is
     /// free. Look at [`has_space`](Self::has_space) once more before sleeping.
     pub fn arm_space(&mut self) {
-        let cursor = self.limit.wrapping_sub(self.shape.slots);
-        arm_space(&self.produced, cursor, self.shape.slots);
+        let cursor = self.limit.wrapping_sub(self.slots.count());
+        arm_space(&self.produced, cursor, self.slots.count());
     }
 
     #[inline(always)]
-    fn commit(&mut self, at: u64) {
-        self.next = self.next.wrapping_add(1);
+    fn commit(&mut self) {
+        let position = self.next;
+        self.next = position.wrapping_add(1);
         // Release: pairs with the acquire load of the sequence word in
         // `InlineReceiver::claim`; the payload written above comes before it.
-        self.storage.store_u64(at, self.next, Ordering::Release);
+        self.slots.store(position, self.next, Ordering::Release);
     }
 
     #[cold]
     fn too_long(&self, len: usize) -> SendError {
         SendError::TooLong {
             len,
-            limit: self.shape.payload,
+            limit: self.payload,
         }
     }
 
@@ -203,7 +202,7 @@ impl<M: SharedMem> InlineSender<M> {
             return Err(v.into());
         }
         match self.peer.fetch(|| self.next) {
-            Ok(cursor) => self.limit = cursor.wrapping_add(self.shape.slots),
+            Ok(cursor) => self.limit = cursor.wrapping_add(self.slots.count()),
             Err(v) => {
                 self.poison = Some(v);
                 self.limit = self.next;
@@ -220,9 +219,9 @@ impl<M: SharedMem> InlineSender<M> {
 /// The receiving end of an in-line ring.
 #[derive(Debug)]
 pub struct InlineReceiver<M> {
-    storage: M,
+    slots: Slots<M>,
+    payload: usize,
     own: OwnCursor<M>,
-    shape: Shape,
     next: u64,
     poison: Option<Violation>,
 }
@@ -234,12 +233,11 @@ impl<M: SharedMem> InlineReceiver<M> {
     /// [`PlaceError`] when layout, shape or lengths do not fit, or the place has
     /// no consumer's line.
     pub fn new(place: RingPlace<M>) -> Result<Self, PlaceError> {
-        let shape = place.check(RingLayout::Inline)?;
-        let line = place.cursor.ok_or(PlaceError::NoCursor)?;
+        let slots = place.check(RingLayout::Inline)?;
         Ok(Self {
-            storage: place.storage,
-            own: OwnCursor::new(line, place.produced, shape.slots),
-            shape,
+            own: OwnCursor::new(place.cursor, producer_line(place.produced)?, slots.count())?,
+            payload: slots.slot_size() - SEQUENCE,
+            slots,
             next: 0,
             poison: None,
         })
@@ -247,7 +245,7 @@ impl<M: SharedMem> InlineReceiver<M> {
 
     /// Payload bytes a message.
     pub fn payload(&self) -> usize {
-        self.shape.payload
+        self.payload
     }
 
     /// What poisoned the ring for this side, if anything.
@@ -265,17 +263,28 @@ impl<M: SharedMem> InlineReceiver<M> {
     ///
     /// # Errors
     /// [`RecvError::Poisoned`], now and for ever after.
-    #[inline]
+    #[inline(always)]
     pub fn try_recv(&mut self, out: &mut [u8]) -> Result<Option<usize>, RecvError> {
-        let at = self.shape.offset(self.next);
-        if !self.claim(at) {
+        if !self.claim() {
             return self.idle().map(|()| None);
         }
-        let n = out.len().min(self.shape.payload);
-        self.storage.read(at + 8, &mut out[..n]);
+        let n = if out.len() == self.payload {
+            self.slots.read(self.next, SEQUENCE, out);
+            out.len()
+        } else {
+            self.read_part(out)
+        };
         self.next = self.next.wrapping_add(1);
         self.own.advance(self.next);
         Ok(Some(n))
+    }
+
+    /// Copies the part of a message that fits.
+    #[inline]
+    fn read_part(&self, out: &mut [u8]) -> usize {
+        let n = out.len().min(self.payload);
+        self.slots.read(self.next, SEQUENCE, &mut out[..n]);
+        n
     }
 
     /// Takes as many messages as have arrived and fit: `out` receives
@@ -286,7 +295,7 @@ impl<M: SharedMem> InlineReceiver<M> {
     /// the next call tells.
     pub fn pop_batch(&mut self, out: &mut [u8]) -> Result<usize, RecvError> {
         let mut taken = 0;
-        for message in out.chunks_exact_mut(self.shape.payload) {
+        for message in out.chunks_exact_mut(self.payload) {
             match self.try_recv(message) {
                 Ok(Some(_)) => taken += 1,
                 Ok(None) => break,
@@ -302,7 +311,7 @@ impl<M: SharedMem> InlineReceiver<M> {
     /// # Errors
     /// [`RecvError::Poisoned`].
     pub fn has_message(&mut self) -> Result<bool, RecvError> {
-        if self.claim(self.shape.offset(self.next)) {
+        if self.claim() {
             return Ok(true);
         }
         self.idle().map(|()| false)
@@ -323,28 +332,35 @@ impl<M: SharedMem> InlineReceiver<M> {
 
     /// Loads the sequence word once; true when the next message is there.
     #[inline(always)]
-    fn claim(&mut self, at: u64) -> bool {
+    fn claim(&mut self) -> bool {
         // Acquire: pairs with the release store in `InlineSender::commit`; the
         // payload is read after it.
-        let found = self.storage.load_u64(at, Ordering::Acquire);
-        let full = self.next.wrapping_add(1);
-        if found == full {
+        let found = self.slots.load(self.next, Ordering::Acquire);
+        if found == self.next.wrapping_add(1) {
             return self.poison.is_none();
         }
-        let empty = if self.next < self.shape.slots {
+        self.check_empty(found);
+        false
+    }
+
+    /// A sequence word that does not announce the next message must be the one
+    /// that the last lap left.
+    #[inline]
+    fn check_empty(&mut self, found: u64) {
+        let full = self.next.wrapping_add(1);
+        let empty = if self.next < self.slots.count() {
             0
         } else {
-            full.wrapping_sub(self.shape.slots)
+            full.wrapping_sub(self.slots.count())
         };
-        if found != empty && self.poison.is_none() {
+        if !cfg!(feature = "negative_control_sequence") && found != empty && self.poison.is_none() {
             self.poison = Some(Violation::Sequence {
-                slot: self.next & self.shape.mask,
+                slot: self.slots.index(self.next),
                 found,
                 empty,
                 full,
             });
         }
-        false
     }
 
     /// Nothing to take, or never again. The cursor is left alone: less than a

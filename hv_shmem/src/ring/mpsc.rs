@@ -17,16 +17,19 @@
 use super::RecvError;
 use super::SendError;
 use super::inline::InlineReceiver;
-use super::inline::write_padded;
+use super::inline::SEQUENCE;
+use super::place::Line;
 use super::place::PRODUCER_INDEX;
 use super::place::PlaceError;
 use super::place::RingLayout;
 use super::place::RingPlace;
-use super::place::Shape;
+use super::place::producer_line;
+use super::progress::FIRST_WORD;
 use super::progress::PeerCursor;
 use super::wake::Wake;
 use crate::mem::Ordering;
 use crate::mem::SharedMem;
+use crate::mem::Slots;
 use crate::violation::Violation;
 
 /// Lost races for a reservation after which a send gives up as if the ring were
@@ -36,10 +39,10 @@ pub const MAX_CONTENTION: u32 = 1024;
 /// One thread's sending end of a shared in-line ring. Clone it for each thread.
 #[derive(Debug, Clone)]
 pub struct MpscSender<M> {
-    storage: M,
-    produced: M,
+    slots: Slots<M>,
+    payload: usize,
+    produced: Line<M>,
     peer: PeerCursor<M>,
-    shape: Shape,
     limit: u64,
     first: u64,
     end: u64,
@@ -52,13 +55,13 @@ impl<M: SharedMem> MpscSender<M> {
     /// # Errors
     /// [`PlaceError`] when layout, shape or lengths do not fit.
     pub fn new(place: RingPlace<M>) -> Result<Self, PlaceError> {
-        let shape = place.check(RingLayout::Inline)?;
+        let slots = place.check(RingLayout::Inline)?;
         Ok(Self {
-            storage: place.storage,
-            produced: place.produced,
-            peer: PeerCursor::new(place.cursor),
-            shape,
-            limit: shape.slots,
+            limit: slots.count(),
+            payload: slots.slot_size() - SEQUENCE,
+            slots,
+            produced: producer_line(place.produced)?,
+            peer: PeerCursor::new(place.cursor)?,
             first: 0,
             end: 0,
             poison: None,
@@ -71,14 +74,12 @@ impl<M: SharedMem> MpscSender<M> {
     /// # Errors
     /// [`PlaceError::TooShort`].
     pub fn set_cursor(&mut self, line: M) -> Result<(), PlaceError> {
-        super::place::fits("consumer's line", &line, super::place::CURSOR_BYTES)?;
-        self.peer.attach(line);
-        Ok(())
+        self.peer.attach(line)
     }
 
     /// Payload bytes a message.
     pub fn payload(&self) -> usize {
-        self.shape.payload
+        self.payload
     }
 
     /// What poisoned the ring for this thread, if anything.
@@ -93,11 +94,16 @@ impl<M: SharedMem> MpscSender<M> {
     /// [`SendError`]; nothing was sent.
     #[inline]
     pub fn try_send(&mut self, message: &[u8]) -> Result<(), SendError> {
-        if message.len() > self.shape.payload {
+        if message.len() > self.payload {
             return Err(self.too_long(message.len()));
         }
         let (position, _) = self.reserve(1)?;
-        self.commit(position, message);
+        if message.len() == self.payload {
+            self.slots.write(position, SEQUENCE, message);
+        } else {
+            self.slots.write_padded(position, SEQUENCE, message);
+        }
+        self.commit(position);
         self.sent(position, position.wrapping_add(1));
         Ok(())
     }
@@ -111,10 +117,10 @@ impl<M: SharedMem> MpscSender<M> {
     /// [`SendError::Poisoned`].
     #[inline]
     pub fn push_batch(&mut self, messages: &[u8]) -> Result<usize, SendError> {
-        if messages.len() % self.shape.payload != 0 {
+        if messages.len() % self.payload != 0 {
             return Err(self.too_long(messages.len()));
         }
-        let wanted = (messages.len() / self.shape.payload) as u64;
+        let wanted = (messages.len() / self.payload) as u64;
         if wanted == 0 {
             return Ok(0);
         }
@@ -124,11 +130,9 @@ impl<M: SharedMem> MpscSender<M> {
             Err(e) => return Err(e),
         };
         let mut at = position;
-        for message in messages
-            .chunks_exact(self.shape.payload)
-            .take(count as usize)
-        {
-            self.commit(at, message);
+        for message in messages.chunks_exact(self.payload).take(count as usize) {
+            self.slots.write(at, SEQUENCE, message);
+            self.commit(at);
             at = at.wrapping_add(1);
         }
         self.sent(position, at);
@@ -165,13 +169,13 @@ impl<M: SharedMem> MpscSender<M> {
         }
         // Relaxed: the reservation orders nothing; the slots are handed over by
         // their sequence words and freed by the cursor.
-        let mut tail = self.produced.load_u64(PRODUCER_INDEX, Ordering::Relaxed);
+        let mut tail = self.produced.load(FIRST_WORD, Ordering::Relaxed);
         for _ in 0..MAX_CONTENTION {
             let mut free = self.limit.wrapping_sub(tail);
-            if free < wanted || free > self.shape.slots {
+            if free < wanted || free > self.slots.count() {
                 tail = self.refresh()?;
                 free = self.limit.wrapping_sub(tail);
-                if free > self.shape.slots {
+                if free > self.slots.count() {
                     // Other threads went on while this one looked.
                     continue;
                 }
@@ -180,7 +184,7 @@ impl<M: SharedMem> MpscSender<M> {
                 }
             }
             let count = wanted.min(free);
-            match self.produced.compare_exchange_u64(
+            match self.produced.mem().compare_exchange_u64(
                 PRODUCER_INDEX,
                 tail,
                 tail.wrapping_add(count),
@@ -195,19 +199,17 @@ impl<M: SharedMem> MpscSender<M> {
     }
 
     #[inline(always)]
-    fn commit(&mut self, position: u64, message: &[u8]) {
-        let at = self.shape.offset(position);
-        write_padded(&self.storage, at + 8, message, self.shape.payload);
+    fn commit(&mut self, position: u64) {
         // Release: pairs with the acquire load in `InlineReceiver::claim`.
-        self.storage
-            .store_u64(at, position.wrapping_add(1), Ordering::Release);
+        self.slots
+            .store(position, position.wrapping_add(1), Ordering::Release);
     }
 
     #[cold]
     fn too_long(&self, len: usize) -> SendError {
         SendError::TooLong {
             len,
-            limit: self.shape.payload,
+            limit: self.payload,
         }
     }
 
@@ -220,11 +222,11 @@ impl<M: SharedMem> MpscSender<M> {
         // ahead of the word.
         let fetched = self
             .peer
-            .fetch(|| produced.load_u64(PRODUCER_INDEX, Ordering::Relaxed));
+            .fetch(|| produced.load(FIRST_WORD, Ordering::Relaxed));
         match fetched {
             Ok(cursor) => {
-                self.limit = cursor.wrapping_add(self.shape.slots);
-                Ok(self.produced.load_u64(PRODUCER_INDEX, Ordering::Relaxed))
+                self.limit = cursor.wrapping_add(self.slots.count());
+                Ok(self.produced.load(FIRST_WORD, Ordering::Relaxed))
             }
             Err(v) => {
                 self.poison = Some(v);

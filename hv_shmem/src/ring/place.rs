@@ -24,6 +24,7 @@
 //! prefetcher moves lines in pairs.
 
 use crate::mem::SharedMem;
+use crate::mem::Slots;
 
 /// Length and alignment of a producer's line, in bytes.
 pub const PRODUCED_BYTES: u64 = 128;
@@ -41,8 +42,6 @@ pub(crate) const PRODUCER_INDEX: u64 = 0;
 pub(crate) const SPACE_THRESHOLD: u64 = 8;
 /// Producer's line: events lost.
 pub(crate) const EVENTS_LOST: u64 = 24;
-/// Consumer's line: cursor.
-pub(crate) const CURSOR: u64 = 0;
 /// Consumer's line: event index.
 pub(crate) const EVENT_INDEX: u64 = 8;
 /// Either line: the u64 whose low half is a futex word.
@@ -215,44 +214,23 @@ pub struct RingPlace<M> {
     pub layout: RingLayout,
 }
 
-/// The shape as ring code wants it: shift and mask.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Shape {
-    pub(crate) shift: u32,
-    pub(crate) mask: u64,
-    pub(crate) slots: u64,
-    pub(crate) payload: usize,
-}
-
-impl Shape {
-    /// Byte offset of the slot that holds `position`; always inside storage.
-    #[inline(always)]
-    pub(crate) fn offset(&self, position: u64) -> u64 {
-        (position & self.mask) << self.shift
-    }
-}
-
 impl<M: SharedMem> RingPlace<M> {
     /// Checks that the place has the layout `needed` and that its parts are long
-    /// enough.
-    pub(crate) fn check(&self, needed: RingLayout) -> Result<Shape, PlaceError> {
+    /// enough; gives its slots.
+    pub(crate) fn check(&self, needed: RingLayout) -> Result<Slots<M>, PlaceError> {
         if self.layout != needed {
             return Err(PlaceError::Layout {
                 found: self.layout,
                 needed,
             });
         }
-        let bytes = needed.storage_bytes(self.slot_size, self.slots)?;
-        fits("storage", &self.storage, bytes)?;
-        fits("producer's line", &self.produced, PRODUCED_BYTES)?;
-        if let Some(cursor) = &self.cursor {
-            fits("consumer's line", cursor, CURSOR_BYTES)?;
-        }
-        Ok(Shape {
-            shift: self.slot_size.trailing_zeros(),
-            mask: u64::from(self.slots) - 1,
-            slots: u64::from(self.slots),
-            payload: needed.payload(self.slot_size) as usize,
+        needed.storage_bytes(self.slot_size, self.slots)?;
+        Slots::new(self.storage.clone(), self.slot_size, self.slots).map_err(|e| {
+            PlaceError::TooShort {
+                what: "storage",
+                found: e.limit,
+                needed: e.len,
+            }
         })
     }
 }
@@ -283,19 +261,23 @@ impl RingPlace<crate::mem::HeapMem> {
     }
 }
 
-/// Checks that `mem` has at least `needed` bytes.
-pub(crate) fn fits<M: SharedMem>(
-    what: &'static str,
-    mem: &M,
-    needed: u64,
-) -> Result<(), PlaceError> {
-    let found = mem.len();
-    if found < needed {
-        return Err(PlaceError::TooShort {
-            what,
-            found,
-            needed,
-        });
-    }
-    Ok(())
+/// A producer's or consumer's line, length checked once: its words are slot 0.
+pub(crate) type Line<M> = Slots<M>;
+
+/// Checks a producer's line.
+pub(crate) fn producer_line<M: SharedMem>(mem: M) -> Result<Line<M>, PlaceError> {
+    line("producer's line", mem, PRODUCED_BYTES)
+}
+
+/// Checks a consumer's line.
+pub(crate) fn consumer_line<M: SharedMem>(mem: M) -> Result<Line<M>, PlaceError> {
+    line("consumer's line", mem, CURSOR_BYTES)
+}
+
+fn line<M: SharedMem>(what: &'static str, mem: M, needed: u64) -> Result<Line<M>, PlaceError> {
+    Slots::new(mem, needed as u32, 1).map_err(|e| PlaceError::TooShort {
+        what,
+        found: e.limit,
+        needed,
+    })
 }

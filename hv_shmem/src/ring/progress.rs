@@ -10,29 +10,36 @@
 //! each store before the load that follows it, so that at least one of the two
 //! sees the other: no wake is lost.
 
-use super::place::CURSOR;
 use super::place::EVENT_INDEX;
+use super::place::Line;
+use super::place::PlaceError;
 use super::place::SPACE_THRESHOLD;
+use super::place::consumer_line;
 use super::wake::Wake;
 use crate::mem::Ordering;
 use crate::mem::SharedMem;
 use crate::violation::Violation;
 
+/// Position of the slot that a line is: its first word is the index or cursor.
+pub(crate) const FIRST_WORD: u64 = 0;
+
 /// The producer's view of the consumer's line.
 #[derive(Debug, Clone)]
 pub(crate) struct PeerCursor<M> {
-    line: Option<M>,
+    line: Option<Line<M>>,
     seen: u64,
 }
 
 impl<M: SharedMem> PeerCursor<M> {
-    pub(crate) fn new(line: Option<M>) -> Self {
-        Self { line, seen: 0 }
+    pub(crate) fn new(line: Option<M>) -> Result<Self, PlaceError> {
+        let line = line.map(consumer_line).transpose()?;
+        Ok(Self { line, seen: 0 })
     }
 
     /// Takes the consumer's line, once the consumer has one.
-    pub(crate) fn attach(&mut self, line: M) {
-        self.line = Some(line);
+    pub(crate) fn attach(&mut self, line: M) -> Result<(), PlaceError> {
+        self.line = Some(consumer_line(line)?);
+        Ok(())
     }
 
     /// Fetches the cursor once and checks it against what this side knows.
@@ -46,7 +53,7 @@ impl<M: SharedMem> PeerCursor<M> {
         // Acquire: pairs with the release store in `OwnCursor::publish`. What
         // the consumer read from the freed slots happened before; this side may
         // overwrite them.
-        let found = line.load_u64(CURSOR, Ordering::Acquire);
+        let found = line.load(FIRST_WORD, Ordering::Acquire);
         let high = produced();
         let possible = high.wrapping_sub(self.seen);
         if !cfg!(feature = "negative_control_cursor") && found.wrapping_sub(self.seen) > possible {
@@ -69,8 +76,8 @@ impl<M: SharedMem> PeerCursor<M> {
             return Wake::on_passing(0, old, new);
         };
         // Pairs with the fence in `OwnCursor::arm`.
-        line.fence(Ordering::SeqCst);
-        let threshold = line.load_u64(EVENT_INDEX, Ordering::Relaxed);
+        line.mem().fence(Ordering::SeqCst);
+        let threshold = line.mem().load_u64(EVENT_INDEX, Ordering::Relaxed);
         Wake::on_passing(threshold, old, new)
     }
 }
@@ -78,8 +85,8 @@ impl<M: SharedMem> PeerCursor<M> {
 /// The consumer's own line, and its view of the producer's threshold.
 #[derive(Debug, Clone)]
 pub(crate) struct OwnCursor<M> {
-    line: M,
-    producer: M,
+    line: Line<M>,
+    producer: Line<M>,
     published: u64,
     flushed: u64,
     batch: u64,
@@ -89,14 +96,14 @@ impl<M: SharedMem> OwnCursor<M> {
     /// `slots` bounds how much may stay unpublished: a quarter of the ring, so
     /// that a producer that waits for space sees it in few steps and the line
     /// moves between the cores rarely.
-    pub(crate) fn new(line: M, producer: M, slots: u64) -> Self {
-        Self {
-            line,
+    pub(crate) fn new(line: Option<M>, producer: Line<M>, slots: u64) -> Result<Self, PlaceError> {
+        Ok(Self {
+            line: consumer_line(line.ok_or(PlaceError::NoCursor)?)?,
             producer,
             published: 0,
             flushed: 0,
             batch: (slots / 4).max(1),
-        }
+        })
     }
 
     /// Everything before `position` is consumed; publishes when that is a batch.
@@ -119,7 +126,7 @@ impl<M: SharedMem> OwnCursor<M> {
     fn store(&mut self, position: u64) {
         // Release: pairs with the acquire load in `PeerCursor::fetch`; this
         // side's reads of the freed slots come before it.
-        self.line.store_u64(CURSOR, position, Ordering::Release);
+        self.line.store(FIRST_WORD, position, Ordering::Release);
         self.published = position;
     }
 
@@ -131,8 +138,11 @@ impl<M: SharedMem> OwnCursor<M> {
             return Wake::QUIET;
         }
         // Pairs with the fence in `arm_space`.
-        self.line.fence(Ordering::SeqCst);
-        let threshold = self.producer.load_u64(SPACE_THRESHOLD, Ordering::Relaxed);
+        self.line.mem().fence(Ordering::SeqCst);
+        let threshold = self
+            .producer
+            .mem()
+            .load_u64(SPACE_THRESHOLD, Ordering::Relaxed);
         Wake::on_passing(threshold, old, position)
     }
 
@@ -141,18 +151,20 @@ impl<M: SharedMem> OwnCursor<M> {
     pub(crate) fn arm(&mut self, position: u64) {
         self.publish(position);
         self.line
+            .mem()
             .store_u64(EVENT_INDEX, position, Ordering::Relaxed);
         // Pairs with the fence in `PeerCursor::wake`.
-        self.line.fence(Ordering::SeqCst);
+        self.line.mem().fence(Ordering::SeqCst);
     }
 }
 
 /// Asks for a doorbell when half of a full ring has been freed. `cursor` is the
 /// consumer's cursor as last seen. The caller must look for space once more
 /// before it sleeps.
-pub(crate) fn arm_space<M: SharedMem>(own: &M, cursor: u64, slots: u64) {
+pub(crate) fn arm_space<M: SharedMem>(own: &Line<M>, cursor: u64, slots: u64) {
     let threshold = cursor.wrapping_add((slots / 2).max(1)).wrapping_sub(1);
-    own.store_u64(SPACE_THRESHOLD, threshold, Ordering::Relaxed);
+    own.mem()
+        .store_u64(SPACE_THRESHOLD, threshold, Ordering::Relaxed);
     // Pairs with the fence in `OwnCursor::flush`.
-    own.fence(Ordering::SeqCst);
+    own.mem().fence(Ordering::SeqCst);
 }
