@@ -1,0 +1,272 @@
+//! L1: one QEMU machine that boots, runs a list of jobs and powers off.
+//!
+//! The kernel's console goes to one serial port and into a file that is kept; the
+//! jobs' output goes to a second one, framed by `##begin NAME` and
+//! `##end NAME STATUS` lines.
+
+use super::Artifacts;
+use super::Initramfs;
+use super::LabError;
+use super::file_error;
+use super::in_load_order;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+/// What the machine may take beyond its jobs: boot and power-off.
+const BOOT: Duration = Duration::from_secs(90);
+/// Status with which busybox's `timeout` says that it ended a job.
+const TIMED_OUT: i32 = 143;
+
+/// A command line that runs in the machine.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Name in the report: no white space.
+    pub name: String,
+    /// A line for the shell.
+    pub command: String,
+    /// After this it is ended, and has failed.
+    pub deadline: Duration,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone)]
+pub struct JobResult {
+    /// The job's name.
+    pub name: String,
+    /// Its exit status; `None` when the machine died before it ended.
+    pub status: Option<i32>,
+    /// Standard output and standard error.
+    pub output: String,
+}
+
+impl JobResult {
+    /// Whether it ended with status 0.
+    pub fn passed(&self) -> bool {
+        self.status == Some(0)
+    }
+
+    /// Whether it was ended at its deadline.
+    pub fn timed_out(&self) -> bool {
+        self.status == Some(TIMED_OUT)
+    }
+}
+
+/// What a run of the machine left.
+#[derive(Debug)]
+pub struct MachineReport {
+    /// One a job, in order.
+    pub jobs: Vec<JobResult>,
+    /// The console's output.
+    pub console: PathBuf,
+}
+
+/// A machine to be started.
+#[derive(Debug)]
+pub struct Machine {
+    artifacts: Artifacts,
+    files: Initramfs,
+    modules: Vec<String>,
+    jobs: Vec<Job>,
+    memory_mib: u32,
+    cpus: u32,
+}
+
+impl Machine {
+    /// A machine with `/dev/kvm`, two CPUs and 2 GiB.
+    ///
+    /// # Errors
+    /// [`LabError`] when a file cannot be read.
+    pub fn new(artifacts: Artifacts) -> Result<Self, LabError> {
+        let files = Initramfs::with_busybox(&artifacts.busybox)?;
+        let mut this = Self {
+            artifacts,
+            files,
+            modules: Vec::new(),
+            jobs: Vec::new(),
+            memory_mib: 2048,
+            cpus: 2,
+        };
+        this.modules(&["kvm_amd"])?;
+        Ok(this)
+    }
+
+    /// What is on its file system.
+    pub fn files(&mut self) -> &mut Initramfs {
+        &mut self.files
+    }
+
+    /// Has these kernel modules, and what they need, loaded before the jobs run.
+    ///
+    /// # Errors
+    /// [`LabError::Module`].
+    pub fn modules(&mut self, names: &[&str]) -> Result<&mut Self, LabError> {
+        for file in in_load_order(&self.artifacts.modules, names)? {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            let path = format!("modules/{name}");
+            if !self.modules.contains(&path) {
+                self.files.copy(&path, &file)?;
+                self.modules.push(path);
+            }
+        }
+        Ok(self)
+    }
+
+    /// Sets its memory in MiB.
+    pub fn memory(&mut self, mib: u32) -> &mut Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// Adds a job.
+    pub fn job(&mut self, name: &str, command: &str, deadline: Duration) -> &mut Self {
+        self.jobs.push(Job {
+            name: name.to_owned(),
+            command: command.to_owned(),
+            deadline,
+        });
+        self
+    }
+
+    /// Boots it, lets the jobs run, powers it off. `folder` receives the console's
+    /// output and stays.
+    ///
+    /// # Errors
+    /// [`LabError::Machine`] when it does not power off by itself.
+    pub fn run(mut self, folder: &Path) -> Result<MachineReport, LabError> {
+        fs::create_dir_all(folder).map_err(file_error(folder))?;
+        let init = self.init();
+        self.files.file("init", init);
+        let initrd = folder.join("initrd.cpio");
+        self.files.write(&initrd)?;
+        let console = folder.join("console.log");
+        let results = folder.join("jobs.log");
+
+        let mut qemu = Command::new(&self.artifacts.qemu);
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max"])
+            .args(["-M", "q35", "-nodefaults", "-no-user-config", "-no-reboot"])
+            .args(["-display", "none", "-monitor", "none"])
+            .args(["-smp", &self.cpus.to_string()])
+            .args(["-m", &format!("{}M", self.memory_mib)])
+            .arg("-kernel")
+            .arg(&self.artifacts.kernel)
+            .arg("-initrd")
+            .arg(&initrd)
+            .args(["-append", "console=ttyS0 quiet panic=-1"])
+            .arg("-serial")
+            .arg(format!("file:{}", console.display()))
+            .arg("-serial")
+            .arg(format!("file:{}", results.display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let limit = BOOT + self.jobs.iter().map(|j| j.deadline).sum::<Duration>();
+        let outcome = wait(qemu, limit);
+        let _ = fs::remove_file(&initrd);
+        let output = fs::read(&results).unwrap_or_default();
+        let jobs = self.results(&String::from_utf8_lossy(&output));
+        match outcome {
+            Ok(()) if jobs.iter().all(|j| j.status.is_some()) => {
+                Ok(MachineReport { jobs, console })
+            }
+            Ok(()) => Err(LabError::Machine {
+                what: "the machine ended before its jobs did".to_owned(),
+                console,
+            }),
+            Err(what) => Err(LabError::Machine { what, console }),
+        }
+    }
+
+    fn init(&self) -> String {
+        let mut s = String::from(
+            "#!/bin/busybox sh\n\
+             /bin/busybox mkdir -p /sbin /usr/bin /usr/sbin\n\
+             /bin/busybox --install -s\n\
+             export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root\n\
+             mount -t proc proc /proc\n\
+             mount -t sysfs sys /sys\n\
+             mount -t devtmpfs dev /dev\n\
+             mkdir -p /dev/shm\n\
+             mount -t tmpfs shm /dev/shm\n\
+             mount -t tmpfs tmp /tmp\n\
+             ip link set lo up\n",
+        );
+        for module in &self.modules {
+            let _ = writeln!(s, "insmod /{module} || echo cannot load {module}");
+        }
+        s.push_str(
+            "stty -F /dev/ttyS1 raw -echo\n\
+             exec 3>/dev/ttyS1\n\
+             job() {\n\
+             echo \"##begin $1\" >&3\n\
+             timeout \"$2\" sh -c \"$3\" >&3 2>&3 </dev/null\n\
+             status=$?\n\
+             echo >&3\n\
+             echo \"##end $1 $status\" >&3\n\
+             }\n",
+        );
+        for job in &self.jobs {
+            let quoted = job.command.replace('\'', r"'\''");
+            let seconds = job.deadline.as_secs().max(1);
+            let _ = writeln!(s, "job {} {seconds} '{quoted}'", job.name);
+        }
+        s.push_str("exec 3>&-\npoweroff -f\n");
+        s
+    }
+
+    fn results(&self, output: &str) -> Vec<JobResult> {
+        self.jobs
+            .iter()
+            .map(|job| {
+                let after = output.split_once(&format!("##begin {}\n", job.name));
+                let after = after.map_or("", |(_, after)| after);
+                let end = format!("##end {} ", job.name);
+                let (text, status) = match after.split_once(&end) {
+                    Some((text, rest)) => (
+                        text,
+                        rest.lines().next().and_then(|l| l.trim().parse().ok()),
+                    ),
+                    None => (after, None),
+                };
+                JobResult {
+                    name: job.name.clone(),
+                    status,
+                    output: text.trim_end().to_owned(),
+                }
+            })
+            .collect()
+    }
+}
+
+fn wait(mut command: Command, limit: Duration) -> Result<(), String> {
+    let mut child = command
+        .spawn()
+        .map_err(|e| format!("{} does not start: {e}", command.get_program().display()))?;
+    let until = Instant::now() + limit;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) => {
+                let mut said = String::new();
+                if let Some(mut pipe) = child.stderr.take() {
+                    let _ = std::io::Read::read_to_string(&mut pipe, &mut said);
+                }
+                return Err(format!("QEMU ended with {status}: {}", said.trim()));
+            }
+            Ok(None) if Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Ok(None) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("no power-off within {} s", limit.as_secs()));
+            }
+            Err(e) => return Err(format!("cannot wait for QEMU: {e}")),
+        }
+    }
+}
