@@ -61,10 +61,6 @@ impl GuestRam {
         self.ranges().map(|(_, range)| range.len()).sum()
     }
 
-    pub(crate) fn contains(&self, gpa: u64) -> bool {
-        self.at(gpa).is_some()
-    }
-
     fn at(&self, gpa: u64) -> Option<(&HostRange, u64)> {
         self.ranges().find_map(|(start, range)| {
             let offset = gpa.checked_sub(start)?;

@@ -4,20 +4,32 @@
 use crate::Console;
 use crate::Partition;
 use crate::RamBacking;
+use crate::RegionAttachment;
+use crate::ResolvedDevice;
 use crate::VmmError;
+use crate::address_map::AddressMap;
+use crate::address_map::Place;
+use crate::binding::Binding;
+use crate::binding::hv_access;
 use crate::boot;
 use crate::boot::FlatBoot;
 use crate::boot::GuestRam;
 use crate::console::Uart;
-use crate::hv::Access;
+use crate::firmware;
+use crate::hv;
+use crate::hv::HvPartition;
+use crate::hv::HvVcpu;
 use crate::hv::Hypervisor;
 use crate::memory::HostMemory;
 use crate::memory::PAGE;
 use crate::partition::Parts;
 use crate::partition::ThreadPlan;
+use crate::pci;
 use crate::platform::Platform;
+use crate::platform::Resources;
 use portal_boot_abi as abi;
 use portal_boot_abi::BootInfo;
+use portal_boot_abi::RegionInfo;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +69,13 @@ pub struct PartitionBuilder {
     pub deadline: Duration,
     /// Host CPU of each vCPU, by number; empty lets them float.
     pub pin: Vec<usize>,
+    /// Regions at fixed addresses, at most eight.
+    pub regions: Vec<RegionAttachment>,
+    /// Devices on the PCI bus, from slot 1 on, at most 31.
+    pub devices: Vec<ResolvedDevice>,
+    /// Whether doorbells may take the kernel's path; off, every one leaves the
+    /// guest for user space.
+    pub kernel_doorbells: bool,
 }
 
 impl PartitionBuilder {
@@ -72,6 +91,9 @@ impl PartitionBuilder {
             console: Console::Discard,
             deadline: DEFAULT_DEADLINE,
             pin: Vec::new(),
+            regions: Vec::new(),
+            devices: Vec::new(),
+            kernel_doorbells: true,
         }
     }
 
@@ -117,6 +139,24 @@ impl PartitionBuilder {
         self
     }
 
+    /// Adds a region at a fixed address.
+    pub fn region(mut self, attachment: RegionAttachment) -> Self {
+        self.regions.push(attachment);
+        self
+    }
+
+    /// Adds a device to the PCI bus.
+    pub fn device(mut self, device: ResolvedDevice) -> Self {
+        self.devices.push(device);
+        self
+    }
+
+    /// Allows or forbids the kernel's path for doorbells.
+    pub fn kernel_doorbells(mut self, allowed: bool) -> Self {
+        self.kernel_doorbells = allowed;
+        self
+    }
+
     fn config(&self, field: &'static str, value: impl ToString, limit: String) -> VmmError {
         VmmError::Config {
             partition: self.name.clone(),
@@ -146,6 +186,29 @@ impl PartitionBuilder {
         if self.ram > most {
             return Err(self.config("ram", self.ram, format!("must be at most {most} bytes")));
         }
+        if self.regions.len() > abi::MAX_REGIONS {
+            let limit = format!("must be at most {}", abi::MAX_REGIONS);
+            return Err(self.config("regions", self.regions.len(), limit));
+        }
+        if self.devices.len() >= pci::SLOTS {
+            let limit = format!("must be at most {}", pci::SLOTS - 1);
+            return Err(self.config("devices", self.devices.len(), limit));
+        }
+        let behind_bars = self
+            .devices
+            .iter()
+            .filter_map(|device| device.region.as_ref());
+        let mut regions = self.regions.iter().map(|at| &at.region);
+        let enforced = regions.any(|region| region.enforced())
+            || behind_bars
+                .map(|(region, _)| region)
+                .any(|region| region.enforced());
+        if enforced && !hypervisor.capabilities().readonly_memory {
+            return Err(VmmError::Missing {
+                name: "KVM_CAP_READONLY_MEM",
+                cost: "a sectioned region cannot be enforced here; use a flat one",
+            });
+        }
         if self.pin.len() > self.vcpus as usize {
             let limit = format!(
                 "names more CPUs than the partition has vCPUs ({})",
@@ -162,10 +225,40 @@ impl PartitionBuilder {
     /// # Errors
     /// [`VmmError::Config`] names the field that cannot be; otherwise what the
     /// host could not give.
-    pub fn build(self, hypervisor: &dyn Hypervisor) -> Result<Partition, VmmError> {
+    pub fn build(mut self, hypervisor: &dyn Hypervisor) -> Result<Partition, VmmError> {
         let created = Instant::now();
         self.check(hypervisor)?;
         let hv = hypervisor.create_partition()?;
+        let (ram, map) = self.place_memory(hypervisor, &*hv)?;
+        let mut plan = map.clone();
+        let kernel_doorbells = self.kernel_doorbells && hypervisor.capabilities().ioeventfd;
+        let resources = Resources::new(hv.clone(), map, kernel_doorbells);
+        let mut devices = Vec::new();
+        for (index, parts) in std::mem::take(&mut self.devices).into_iter().enumerate() {
+            let mut binding = Binding::new(index, parts);
+            firmware::enable(&self.name, index, &mut binding, &mut plan, &resources)?;
+            devices.push(binding);
+        }
+        let vcpus = self.make_vcpus(hypervisor, &*hv, &ram, &plan)?;
+        let uart = Uart::new(self.console);
+        let platform = Platform::new(ram, resources, self.regions, devices, uart);
+        Ok(Partition::new(Parts {
+            name: self.name,
+            created,
+            deadline: self.deadline,
+            hv,
+            vcpus,
+            platform: Arc::new(platform),
+            plan: ThreadPlan { pin: self.pin },
+        }))
+    }
+
+    /// Puts RAM, the devices that are always there and the regions on the map.
+    fn place_memory(
+        &self,
+        hypervisor: &dyn Hypervisor,
+        hv: &dyn HvPartition,
+    ) -> Result<(GuestRam, AddressMap), VmmError> {
         let memory = HostMemory::new(
             &format!("RAM of partition {:?}", self.name),
             self.ram,
@@ -173,12 +266,54 @@ impl PartitionBuilder {
         )?;
         let ram = GuestRam::new(&memory.range())
             .ok_or_else(|| self.config("ram", self.ram, "cannot be split at 3 GiB".to_owned()))?;
-        let mut slot = 0;
+        let mut map = AddressMap::new(&self.name, hypervisor.capabilities().memory_slots);
         for (gpa, range) in ram.ranges() {
-            hv.map(slot, gpa, range.clone(), Access::ReadWrite)?;
-            slot += 1;
+            if let Some(slot) = map.insert(gpa, range.len(), Place::Ram, true)? {
+                hv.map(slot, gpa, range.clone(), hv::Access::ReadWrite)?;
+            }
         }
+        map.insert(abi::ECAM_GPA, abi::ECAM_BYTES, Place::Ecam, false)?;
+        map.insert(abi::IOAPIC_GPA, PAGE, Place::Apic, false)?;
+        map.insert(abi::LAPIC_GPA, PAGE, Place::Apic, false)?;
+        for (attachment, at) in self.regions.iter().enumerate() {
+            let end = at.gpa.saturating_add(at.region.size());
+            if !at.gpa.is_multiple_of(PAGE) || at.gpa < abi::WINDOW64_GPA || end > abi::WINDOW64_END
+            {
+                let limit = format!(
+                    "must be a multiple of {PAGE} and leave all {:#x} bytes of region {:?} inside \
+                     {:#x}..{:#x}",
+                    at.region.size(),
+                    at.region.name(),
+                    abi::WINDOW64_GPA,
+                    abi::WINDOW64_END
+                );
+                return Err(self.config("gpa", format!("{:#x}", at.gpa), limit));
+            }
+            for part in at.region.parts(at.peer) {
+                let place = Place::Region {
+                    attachment,
+                    access: part.access,
+                    offset: part.offset,
+                };
+                let gpa = at.gpa + part.offset;
+                let host = at.region.memory().part(part.offset, part.len);
+                let slot = map.insert(gpa, part.len, place, true)?;
+                if let (Some(slot), Some(host)) = (slot, host) {
+                    hv.map(slot, gpa, host, hv_access(part.access))?;
+                }
+            }
+        }
+        Ok((ram, map))
+    }
 
+    /// Makes the vCPUs and puts the image and its tables into RAM.
+    fn make_vcpus(
+        &self,
+        hypervisor: &dyn Hypervisor,
+        hv: &dyn HvPartition,
+        ram: &GuestRam,
+        plan: &AddressMap,
+    ) -> Result<Vec<Box<dyn HvVcpu>>, VmmError> {
         let mut vcpus = Vec::new();
         for index in 0..self.vcpus {
             vcpus.push(hv.create_vcpu(index, self.vcpus)?);
@@ -187,6 +322,7 @@ impl PartitionBuilder {
         let mut info = BootInfo::new();
         let (hz, is_host) = hv.tsc();
         info.tsc_hz = hz;
+        info.ecam_gpa = abi::ECAM_GPA;
         info.xcr0 = vcpus.first().map_or(0, |vcpu| vcpu.xcr0());
         if is_host {
             info.flags |= abi::FLAG_TSC_IS_HOST;
@@ -194,27 +330,33 @@ impl PartitionBuilder {
         if info.xcr0 != 0 {
             info.flags |= abi::FLAG_XSAVE;
         }
+        info.region_count = self.regions.len() as u32;
+        for (to, at) in info.regions.iter_mut().zip(&self.regions) {
+            *to = RegionInfo {
+                gpa: at.gpa,
+                size: at.region.size(),
+                epoch: at.epoch,
+                flags: match at.region.enforced() {
+                    true => abi::REGION_SECTIONED,
+                    false => abi::REGION_FLAT,
+                },
+                peer: at.peer.0,
+                reserved: 0,
+            };
+        }
         let starts = FlatBoot {
             partition: &self.name,
             image,
             cmdline: &self.cmdline,
             info,
             vcpus: self.vcpus,
-            windows: &[],
+            windows: &plan.within(abi::WINDOW64_GPA..abi::WINDOW64_END),
             gib_pages: hypervisor.capabilities().gib_pages,
         }
-        .load(&ram)?;
+        .load(ram)?;
         for (vcpu, start) in vcpus.iter_mut().zip(&starts) {
             vcpu.start_flat(start)?;
         }
-        Ok(Partition::new(Parts {
-            name: self.name,
-            created,
-            deadline: self.deadline,
-            hv,
-            vcpus,
-            platform: Arc::new(Platform::new(ram, Uart::new(self.console))),
-            plan: ThreadPlan { pin: self.pin },
-        }))
+        Ok(vcpus)
     }
 }

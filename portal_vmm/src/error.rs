@@ -55,6 +55,14 @@ pub enum VmmError {
         /// What it may be.
         limit: String,
     },
+    /// A region cannot be mapped or shared as asked.
+    #[error("region {region:?}: {reason}")]
+    Region {
+        /// Name of the region.
+        region: String,
+        /// Why.
+        reason: String,
+    },
     /// Two things claim the same guest physical addresses.
     #[error("partition {partition:?}: {what} at {gpa:#x}, {len:#x} bytes, overlaps {other}")]
     Overlap {

@@ -9,8 +9,8 @@
 use crate::Capabilities;
 use crate::VmmError;
 use crate::memory::HostRange;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use vmm_sys_util::eventfd::EventFd;
 
 /// What the second stage lets a guest do with a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,13 +68,17 @@ pub trait HvPartition: Send + Sync {
     ///
     /// # Errors
     /// [`VmmError::Hypervisor`]; [`VmmError::Missing`] without irqfd.
-    fn connect(&self, event: &EventFd, message: MsiMessage) -> Result<InterruptRoute, VmmError>;
+    fn connect(
+        &self,
+        event: BorrowedFd<'_>,
+        message: MsiMessage,
+    ) -> Result<InterruptRoute, VmmError>;
 
     /// Undoes [`HvPartition::connect`]; later signals stay in the event.
     ///
     /// # Errors
     /// [`VmmError::Hypervisor`].
-    fn disconnect(&self, event: &EventFd, route: InterruptRoute) -> Result<(), VmmError>;
+    fn disconnect(&self, event: BorrowedFd<'_>, route: InterruptRoute) -> Result<(), VmmError>;
 
     /// Delivers one interrupt now.
     ///
@@ -87,13 +91,14 @@ pub trait HvPartition: Send + Sync {
     ///
     /// # Errors
     /// [`VmmError::Hypervisor`]; [`VmmError::Missing`] without ioeventfd.
-    fn route_doorbell(&self, gpa: u64, value: u32, event: &EventFd) -> Result<(), VmmError>;
+    fn route_doorbell(&self, gpa: u64, value: u32, event: BorrowedFd<'_>) -> Result<(), VmmError>;
 
     /// Undoes [`HvPartition::route_doorbell`].
     ///
     /// # Errors
     /// [`VmmError::Hypervisor`].
-    fn unroute_doorbell(&self, gpa: u64, value: u32, event: &EventFd) -> Result<(), VmmError>;
+    fn unroute_doorbell(&self, gpa: u64, value: u32, event: BorrowedFd<'_>)
+    -> Result<(), VmmError>;
 
     /// Frequency of the guest's TSC in Hz, 0 when unknown, and whether it reads
     /// the same as the host's. Known once the first vCPU exists.

@@ -19,21 +19,29 @@
 //! Guests are distrusted, by each other and by this crate: whatever one does, it
 //! can end its own run and nothing else. The host's kernel is trusted.
 
+mod address_map;
+mod binding;
 mod boot;
 mod builder;
 mod capabilities;
 mod console;
+mod device_handle;
 mod error;
+mod fabric;
+mod firmware;
 pub mod hv;
 pub mod kvm;
 mod memory;
 mod outcome;
 mod partition;
+mod pci;
 mod platform;
+mod region;
 mod stats;
 mod vcpu_thread;
 mod watchdog;
 
+pub use binding::ResolvedDevice;
 pub use builder::DEFAULT_DEADLINE;
 pub use builder::DEFAULT_RAM;
 pub use builder::Image;
@@ -42,7 +50,10 @@ pub use capabilities::Capabilities;
 pub use capabilities::CapabilityItem;
 pub use console::Captured;
 pub use console::Console;
+pub use device_handle::DeviceHandle;
 pub use error::VmmError;
+pub use fabric::Bells;
+pub use fabric::Fabric;
 pub use kvm::Kvm;
 pub use memory::HostMemory;
 pub use memory::HostRange;
@@ -52,6 +63,10 @@ pub use outcome::FaultKind;
 pub use outcome::Outcome;
 pub use outcome::Overrun;
 pub use partition::Partition;
+pub use region::DeniedWrite;
+pub use region::RegionAttachment;
+pub use region::RegionPart;
+pub use region::SharedRegion;
 pub use stats::DeviceStats;
 pub use stats::PartitionStats;
 pub use stats::VcpuStats;

@@ -10,6 +10,7 @@
 )]
 
 use crate::VmmError;
+use hv_shmem::backing::Mapping;
 use hv_shmem::mem::RawMem;
 use hv_shmem::mem::SharedMem;
 use rustix::fs::MemfdFlags;
@@ -157,6 +158,17 @@ impl HostRange {
     /// for as long as `owner` lives.
     pub unsafe fn new(mem: RawMem, owner: Arc<dyn Any + Send + Sync>) -> Self {
         Self { mem, _owner: owner }
+    }
+
+    /// The whole of a region's mapping, kept alive.
+    pub(crate) fn of_mapping(mapping: &Mapping) -> Self {
+        Self {
+            // SAFETY: mapped for as long as any clone of `mapping` lives; aligned
+            // to 2 MiB. Where it is read-only in this process nothing writes: the
+            // caller of `SharedRegion::new` promises so, and the kernel holds it.
+            mem: unsafe { RawMem::new(mapping.as_ptr(), mapping.len()) },
+            _owner: Arc::new(mapping.clone()),
+        }
     }
 
     /// Length in bytes.

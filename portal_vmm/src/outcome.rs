@@ -70,8 +70,8 @@ impl fmt::Display for Overrun {
 pub struct Fault {
     /// Name of the partition.
     pub partition: String,
-    /// Number of the vCPU.
-    pub vcpu: u32,
+    /// Number of the vCPU; `None` when no vCPU was at fault.
+    pub vcpu: Option<u32>,
     /// Instruction pointer, when it could be read.
     pub rip: Option<u64>,
     /// What happened.
@@ -80,11 +80,14 @@ pub struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "partition {:?}, vCPU {}, ", self.partition, self.vcpu)?;
-        match self.rip {
-            Some(rip) => write!(f, "RIP {rip:#x}: ")?,
-            None => write!(f, "RIP unknown: ")?,
+        write!(f, "partition {:?}", self.partition)?;
+        if let Some(vcpu) = self.vcpu {
+            write!(f, ", vCPU {vcpu}")?;
         }
+        if let Some(rip) = self.rip {
+            write!(f, ", RIP {rip:#x}")?;
+        }
+        write!(f, ": ")?;
         write!(f, "{}", self.kind)
     }
 }

@@ -15,11 +15,14 @@
 //! before every guest entry; a kick gets them there. The first cause of an end
 //! is the one that counts.
 
+use crate::DeviceHandle;
+use crate::DeviceStats;
 use crate::Fault;
 use crate::FaultKind;
 use crate::Outcome;
 use crate::Overrun;
 use crate::VmmError;
+use crate::binding::Binding;
 use crate::hv::HvPartition;
 use crate::hv::HvVcpu;
 use crate::hv::Kick;
@@ -127,7 +130,7 @@ impl Shared {
     }
 
     /// A vCPU stopped for this cause.
-    pub(crate) fn stopped_by(&self, vcpu: u32, rip: Option<u64>, cause: StopCause) {
+    pub(crate) fn stopped_by(&self, vcpu: Option<u32>, rip: Option<u64>, cause: StopCause) {
         let ending = match cause {
             StopCause::Exit(code) => Ending::Exited(code),
             StopCause::Fault(kind) => Ending::Faulted(Fault {
@@ -449,14 +452,29 @@ impl Partition {
             }
         }
         let first = self.shared.first_entry.get();
+        let devices = self.shared.platform.devices();
         PartitionStats {
             vcpus,
-            devices: Vec::new(),
+            devices: devices.map(|binding| device_stats(&binding)).collect(),
             build: self.build,
             first_entry: first.map(|at| at.duration_since(self.shared.created)),
             ram_bytes: self.shared.platform.ram.bytes(),
             console_lost: self.shared.platform.uart().lost(),
         }
+    }
+
+    /// Every device, in the order of its slot on the PCI bus.
+    pub fn devices(&self) -> Vec<DeviceHandle> {
+        let names = self.shared.platform.devices();
+        let names: Vec<_> = names.map(|binding| binding.name().to_owned()).collect();
+        let handle = |(index, name)| DeviceHandle::new(Arc::downgrade(&self.shared), index, name);
+        names.into_iter().enumerate().map(handle).collect()
+    }
+
+    /// The first device of this name.
+    pub fn device(&self, name: &str) -> Option<DeviceHandle> {
+        let mut devices = self.devices().into_iter();
+        devices.find(|device| device.name() == name)
     }
 
     /// Frequency of the guest's TSC in Hz (0 when unknown) and whether it reads
@@ -505,6 +523,24 @@ impl Partition {
 impl Drop for Partition {
     fn drop(&mut self) {
         self.end_and_join();
+        self.shared.platform.detach();
+    }
+}
+
+/// A device's own counters and those of its binding.
+fn device_stats(binding: &Binding) -> DeviceStats {
+    let mut counters = Vec::new();
+    binding
+        .device()
+        .counters(&mut |name, value| counters.push((name, value)));
+    let own = binding.counts();
+    counters.push(("binding_refused", own.refused.get()));
+    counters.push(("binding_unknown", own.unknown.get()));
+    counters.push(("binding_rung", own.rung.get()));
+    counters.push(("binding_unheard", own.unheard.get()));
+    DeviceStats {
+        name: binding.name().to_owned(),
+        counters,
     }
 }
 

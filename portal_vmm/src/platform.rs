@@ -1,39 +1,158 @@
-//! What a guest's accesses meet when they are not memory: ports and devices.
+//! What a guest's accesses meet when they are not memory: ports, configuration
+//! space, device registers, and memory that is read-only or gone.
 //!
-//! Everything a guest sends here is untrusted. An access that nothing answers
-//! stops the partition (addresses) or reads as ones and is counted (ports, as
-//! on hardware). Runs on the vCPU's thread; locks are held only while an access
-//! is answered, never across a guest entry.
+//! Everything a guest sends here is untrusted. An address that nothing answers
+//! stops the partition; a port that nothing answers reads as ones and is
+//! counted, as on hardware. Runs on the vCPU's thread; locks are held only while
+//! an access is answered, never across a guest entry. Lock order: a device, then
+//! the address map.
 
+use crate::DeniedWrite;
 use crate::FaultKind;
+use crate::address_map::AddressMap;
+use crate::address_map::Found;
+use crate::address_map::Place;
+use crate::binding::Binding;
 use crate::boot::GuestRam;
 use crate::console::Uart;
 use crate::hv::ExitHandler;
+use crate::hv::HvPartition;
 use crate::hv::StopCause;
+use crate::pci;
+use crate::pci::ConfigPorts;
+use crate::pci::Function;
+use crate::pci::PortAccess;
+use crate::region::RegionAttachment;
 use crate::stats::Counters;
 use crate::stats::count;
 use portal_boot_abi as abi;
+use portal_device::Access;
+use portal_device::Input;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::RwLock;
+use std::sync::RwLockWriteGuard;
+
+/// What a binding carries effects out on.
+pub(crate) struct Resources {
+    pub(crate) hv: Arc<dyn HvPartition>,
+    map: RwLock<AddressMap>,
+    /// Whether doorbells go through the kernel without an exit.
+    pub(crate) kernel_doorbells: bool,
+}
+
+impl Resources {
+    pub(crate) fn new(hv: Arc<dyn HvPartition>, map: AddressMap, kernel_doorbells: bool) -> Self {
+        Self {
+            hv,
+            map: RwLock::new(map),
+            kernel_doorbells,
+        }
+    }
+
+    pub(crate) fn map_mut(&self) -> RwLockWriteGuard<'_, AddressMap> {
+        self.map.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, gpa: u64) -> Option<Found> {
+        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+        map.find(gpa)
+    }
+}
 
 /// What the vCPUs of one partition share.
 pub(crate) struct Platform {
     pub(crate) ram: GuestRam,
+    pub(crate) resources: Resources,
+    regions: Vec<RegionAttachment>,
+    devices: Vec<Mutex<Binding>>,
     uart: Mutex<Uart>,
+    config_ports: Mutex<ConfigPorts>,
 }
 
 impl Platform {
-    pub(crate) fn new(ram: GuestRam, uart: Uart) -> Self {
+    pub(crate) fn new(
+        ram: GuestRam,
+        resources: Resources,
+        regions: Vec<RegionAttachment>,
+        devices: Vec<Binding>,
+        uart: Uart,
+    ) -> Self {
         Self {
             ram,
+            resources,
+            regions,
+            devices: devices.into_iter().map(Mutex::new).collect(),
             uart: Mutex::new(uart),
+            config_ports: Mutex::default(),
         }
     }
 
     pub(crate) fn uart(&self) -> MutexGuard<'_, Uart> {
         self.uart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The device with this index; `None` past the last.
+    pub(crate) fn device(&self, index: usize) -> Option<MutexGuard<'_, Binding>> {
+        let device = self.devices.get(index)?;
+        Some(device.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn devices(&self) -> impl Iterator<Item = MutexGuard<'_, Binding>> {
+        (0..self.devices.len()).filter_map(|index| self.device(index))
+    }
+
+    /// Gives one device an input and carries its effects out.
+    pub(crate) fn tell(&self, device: usize, input: Input) -> Result<u64, StopCause> {
+        match self.device(device) {
+            Some(mut binding) => binding.step(input, &self.resources),
+            None => Ok(u64::MAX),
+        }
+    }
+
+    /// Undoes what the devices have in place.
+    pub(crate) fn detach(&self) {
+        for mut binding in self.devices() {
+            // Nothing runs any more, so a device that wants to stop the partition
+            // has its wish.
+            let _ = binding.step(Input::Detach, &self.resources);
+        }
+    }
+
+    fn config_read(&self, function: Function, register: u16, len: u8) -> Result<u64, StopCause> {
+        match function {
+            Function::Bridge => Ok(pci::bridge_register(register, len)),
+            Function::Device(device) => self.tell(
+                device,
+                Input::ConfigRead {
+                    offset: register,
+                    len,
+                },
+            ),
+            Function::Absent => Ok(u64::MAX),
+        }
+    }
+
+    fn config_write(
+        &self,
+        function: Function,
+        register: u16,
+        len: u8,
+        value: u32,
+    ) -> Result<(), StopCause> {
+        if let Function::Device(device) = function {
+            self.tell(
+                device,
+                Input::ConfigWrite {
+                    offset: register,
+                    len,
+                    value,
+                },
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -44,18 +163,136 @@ pub(crate) struct VcpuPlatform {
 }
 
 impl VcpuPlatform {
-    /// An access where there is neither writable memory nor a device.
-    fn stray(&self, gpa: u64, len: usize, write: bool) -> StopCause {
-        StopCause::Fault(if self.platform.ram.contains(gpa) {
-            FaultKind::RamLost { gpa }
-        } else {
-            FaultKind::Unmapped {
+    /// An access where there is no memory, or none that answers it.
+    fn stray(&self, found: Option<Found>, gpa: u64, len: usize, write: bool) -> StopCause {
+        let offset = |place: u64, found: &Found| place.saturating_add(found.offset);
+        StopCause::Fault(match found.as_ref().map(|found| (&found.place, found)) {
+            Some((Place::Ram, _)) => FaultKind::RamLost { gpa },
+            Some((
+                Place::Region {
+                    attachment,
+                    offset: at,
+                    ..
+                },
+                found,
+            )) => FaultKind::RegionLost {
+                region: self.region_name(*attachment),
+                gpa,
+                offset: offset(*at, found),
+                write,
+            },
+            Some((
+                Place::DeviceMemory {
+                    device, offset: at, ..
+                },
+                found,
+            )) => FaultKind::RegionLost {
+                region: self
+                    .platform
+                    .device(*device)
+                    .map_or(String::new(), |binding| binding.region_name().to_owned()),
+                gpa,
+                offset: offset(*at, found),
+                write,
+            },
+            _ => FaultKind::Unmapped {
                 gpa,
                 len: len as u32,
                 write,
-            }
+            },
         })
     }
+
+    fn region_name(&self, attachment: usize) -> String {
+        let attached = self.platform.regions.get(attachment);
+        attached.map_or(String::new(), |at| at.region.name().to_owned())
+    }
+
+    /// A store to memory that another peer writes.
+    fn denied(&self, attachment: usize, gpa: u64, offset: u64) -> Result<(), StopCause> {
+        let policy = self.platform.regions.get(attachment);
+        match policy.map_or(DeniedWrite::Stop, |at| at.denied_write) {
+            DeniedWrite::Drop => {
+                count(&self.counters.dropped_stores);
+                Ok(())
+            }
+            DeniedWrite::Stop => Err(StopCause::Fault(FaultKind::ReadOnly {
+                region: self.region_name(attachment),
+                gpa,
+                offset,
+            })),
+        }
+    }
+
+    fn register_read(
+        &self,
+        device: usize,
+        bar: u8,
+        found: &Found,
+        data: &mut [u8],
+    ) -> Result<(), StopCause> {
+        data.fill(0xFF);
+        let len = clip(data.len(), found.left);
+        let Some(mut binding) = self.platform.device(device) else {
+            return Ok(());
+        };
+        for piece in pci::pieces(found.offset, len, 8) {
+            let on = &self.platform.resources;
+            binding.collect_pending(bar, piece.offset, on)?;
+            let input = Input::BarRead {
+                bar,
+                offset: piece.offset,
+                len: piece.len,
+            };
+            pci::put(data, piece, binding.step(input, on)?);
+        }
+        Ok(())
+    }
+
+    /// A device knows no addresses: what it says of a store to someone else's
+    /// memory is told in the same words as for regions without a device.
+    fn with_address(&self, cause: StopCause, device: usize, gpa: u64, offset: u64) -> StopCause {
+        match (&cause, self.platform.device(device)) {
+            (StopCause::Fault(FaultKind::Device { .. }), Some(binding)) => {
+                StopCause::Fault(FaultKind::ReadOnly {
+                    region: binding.region_name().to_owned(),
+                    gpa,
+                    offset,
+                })
+            }
+            _ => cause,
+        }
+    }
+
+    /// A store to a device: to its registers, or to memory of its BAR that is
+    /// read-only to this guest.
+    fn bar_write(
+        &self,
+        device: usize,
+        bar: u8,
+        offset: u64,
+        left: u64,
+        data: &[u8],
+    ) -> Result<(), StopCause> {
+        let Some(mut binding) = self.platform.device(device) else {
+            return Ok(());
+        };
+        for piece in pci::pieces(offset, clip(data.len(), left), 8) {
+            let input = Input::BarWrite {
+                bar,
+                offset: piece.offset,
+                len: piece.len,
+                value: pci::get(data, piece),
+            };
+            binding.step(input, &self.platform.resources)?;
+        }
+        Ok(())
+    }
+}
+
+/// As many bytes of an access as lie inside the place it begins in.
+fn clip(len: usize, left: u64) -> usize {
+    usize::try_from(left).map_or(len, |left| len.min(left))
 }
 
 impl ExitHandler for VcpuPlatform {
@@ -63,43 +300,147 @@ impl ExitHandler for VcpuPlatform {
         count(&self.counters.port_reads);
         if let Some(register) = Uart::register(port) {
             self.platform.uart().read(register, data);
-        } else {
-            data.fill(0xFF);
-            count(&self.counters.unknown_ports);
+            return Ok(());
+        }
+        data.fill(0xFF);
+        let ports = self.platform.config_ports.lock();
+        let ports = ports.unwrap_or_else(PoisonError::into_inner);
+        match ports.decode(port, data.len()) {
+            Some(PortAccess::Latch) => {
+                for (to, from) in data.iter_mut().zip(ports.latch().to_le_bytes()) {
+                    *to = from;
+                }
+            }
+            Some(PortAccess::Config(function, register)) => {
+                drop(ports);
+                for piece in pci::pieces(register.into(), data.len(), 4) {
+                    let at = piece.offset as u16;
+                    let value = self.platform.config_read(function, at, piece.len)?;
+                    pci::put(data, piece, value);
+                }
+            }
+            Some(PortAccess::Nothing) => {}
+            None => count(&self.counters.unknown_ports),
         }
         Ok(())
     }
 
     fn port_write(&mut self, port: u16, data: &[u8]) -> Result<(), StopCause> {
         count(&self.counters.port_writes);
+        let mut word = [0; 4];
+        for (to, from) in word.iter_mut().zip(data) {
+            *to = *from;
+        }
+        let word = u32::from_le_bytes(word);
         if port == abi::EXIT_PORT {
-            let mut code = [0; 4];
-            for (to, from) in code.iter_mut().zip(data) {
-                *to = *from;
-            }
-            return Err(StopCause::Exit(u32::from_le_bytes(code)));
+            return Err(StopCause::Exit(word));
         }
         if let Some(register) = Uart::register(port) {
             self.platform.uart().write(register, data);
-        } else {
-            count(&self.counters.unknown_ports);
+            return Ok(());
+        }
+        let ports = self.platform.config_ports.lock();
+        let mut ports = ports.unwrap_or_else(PoisonError::into_inner);
+        match ports.decode(port, data.len()) {
+            Some(PortAccess::Latch) => ports.set_latch(word),
+            Some(PortAccess::Config(function, register)) => {
+                drop(ports);
+                for piece in pci::pieces(register.into(), data.len(), 4) {
+                    let value = pci::get(data, piece) as u32;
+                    let at = piece.offset as u16;
+                    self.platform.config_write(function, at, piece.len, value)?;
+                }
+            }
+            Some(PortAccess::Nothing) => {}
+            None => count(&self.counters.unknown_ports),
         }
         Ok(())
     }
 
     fn mmio_read(&mut self, gpa: u64, data: &mut [u8]) -> Result<(), StopCause> {
         count(&self.counters.mmio_reads);
-        Err(self.stray(gpa, data.len(), false))
+        let found = self.platform.resources.find(gpa);
+        match &found {
+            Some(
+                there @ Found {
+                    place: Place::Registers { device, bar },
+                    ..
+                },
+            ) => self.register_read(*device, *bar, there, data),
+            Some(Found {
+                place: Place::Ecam,
+                offset,
+                left,
+            }) => {
+                data.fill(0xFF);
+                for piece in pci::pieces(*offset, clip(data.len(), *left), 4) {
+                    let (function, register) = pci::ecam(piece.offset);
+                    let value = self.platform.config_read(function, register, piece.len)?;
+                    pci::put(data, piece, value);
+                }
+                Ok(())
+            }
+            _ => Err(self.stray(found, gpa, data.len(), false)),
+        }
     }
 
     fn mmio_write(&mut self, gpa: u64, data: &[u8]) -> Result<(), StopCause> {
         count(&self.counters.mmio_writes);
-        Err(self.stray(gpa, data.len(), true))
+        let found = self.platform.resources.find(gpa);
+        match &found {
+            Some(Found {
+                place: Place::Registers { device, bar },
+                offset,
+                left,
+            }) => self.bar_write(*device, *bar, *offset, *left, data),
+            Some(Found {
+                place:
+                    Place::DeviceMemory {
+                        device,
+                        bar,
+                        access: Access::ReadOnly,
+                        offset: at,
+                    },
+                offset,
+                left,
+            }) => {
+                let offset = at.saturating_add(*offset);
+                let done = self.bar_write(*device, *bar, offset, *left, data);
+                done.map_err(|cause| self.with_address(cause, *device, gpa, offset))
+            }
+            Some(Found {
+                place:
+                    Place::Region {
+                        attachment,
+                        access: Access::ReadOnly,
+                        offset: at,
+                    },
+                offset,
+                ..
+            }) => self.denied(*attachment, gpa, at.saturating_add(*offset)),
+            Some(Found {
+                place: Place::Ecam,
+                offset,
+                left,
+            }) => {
+                for piece in pci::pieces(*offset, clip(data.len(), *left), 4) {
+                    let (function, register) = pci::ecam(piece.offset);
+                    let value = pci::get(data, piece) as u32;
+                    self.platform
+                        .config_write(function, register, piece.len, value)?;
+                }
+                Ok(())
+            }
+            _ => Err(self.stray(found, gpa, data.len(), true)),
+        }
     }
 
     fn memory_lost(&mut self, gpa: Option<u64>) -> StopCause {
         match gpa {
-            Some(gpa) => self.stray(gpa, 0, false),
+            Some(gpa) => {
+                let found = self.platform.resources.find(gpa);
+                self.stray(found, gpa, 0, false)
+            }
             None => StopCause::Fault(FaultKind::Hypervisor {
                 what: "KVM_RUN: memory of the guest has lost its backing (truncated?)".to_owned(),
             }),

@@ -46,7 +46,7 @@ impl Drop for End {
             let what = "a vCPU thread of the VMM panicked".to_owned();
             let fault = crate::FaultKind::Hypervisor { what };
             let cause = crate::hv::StopCause::Fault(fault);
-            self.shared.stopped_by(self.index, self.rip, cause);
+            self.shared.stopped_by(Some(self.index), self.rip, cause);
         }
         self.shared.thread_ended(self.index, self.rip);
     }
@@ -117,7 +117,7 @@ impl Seat {
                 Exit::Interrupted => count(&self.counters.interrupted),
                 Exit::Stop(cause) => {
                     end.rip = self.vcpu.rip();
-                    self.shared.stopped_by(self.index, end.rip, cause);
+                    self.shared.stopped_by(Some(self.index), end.rip, cause);
                     return;
                 }
             }

@@ -165,7 +165,7 @@ fn a_triple_fault_names_partition_vcpu_and_rip() {
         panic!("{outcome}");
     };
     assert_eq!(fault.kind, FaultKind::Shutdown);
-    assert_eq!((fault.partition.as_str(), fault.vcpu), ("tripped", 0));
+    assert_eq!((fault.partition.as_str(), fault.vcpu), ("tripped", Some(0)));
     assert!(outcome.to_string().contains("triple fault"), "{outcome}");
 }
 

@@ -1,7 +1,7 @@
 //! A KVM virtual machine: memory slots, interrupt routes, doorbells.
 #![expect(
     unsafe_code,
-    reason = "handing host memory to KVM_SET_USER_MEMORY_REGION"
+    reason = "handing host memory to KVM_SET_USER_MEMORY_REGION, and lending an event"
 )]
 
 use super::vcpu::KvmVcpu;
@@ -25,6 +25,10 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::IoEventAddress;
 use kvm_ioctls::VmFd;
 use std::collections::BTreeMap;
+use std::mem::ManuallyDrop;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::FromRawFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -186,7 +190,11 @@ impl HvPartition for KvmPartition {
         Ok(Box::new(vcpu))
     }
 
-    fn connect(&self, event: &EventFd, message: MsiMessage) -> Result<InterruptRoute, VmmError> {
+    fn connect(
+        &self,
+        event: BorrowedFd<'_>,
+        message: MsiMessage,
+    ) -> Result<InterruptRoute, VmmError> {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         let gsi = (IOAPIC_PINS..MAX_ROUTES)
             .find(|gsi| !routes.contains_key(gsi))
@@ -197,7 +205,7 @@ impl HvPartition for KvmPartition {
         routes.insert(gsi, message);
         let done = self.load_routes(&routes).and_then(|()| {
             self.vm
-                .register_irqfd(event, gsi)
+                .register_irqfd(&lent(event), gsi)
                 .map_err(|errno| VmmError::kvm("KVM_IRQFD", errno))
         });
         if done.is_err() {
@@ -206,13 +214,13 @@ impl HvPartition for KvmPartition {
         done.map(|()| InterruptRoute(gsi))
     }
 
-    fn disconnect(&self, event: &EventFd, route: InterruptRoute) -> Result<(), VmmError> {
+    fn disconnect(&self, event: BorrowedFd<'_>, route: InterruptRoute) -> Result<(), VmmError> {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         if !routes.contains_key(&route.0) {
             return Ok(());
         }
         self.vm
-            .unregister_irqfd(event, route.0)
+            .unregister_irqfd(&lent(event), route.0)
             .map_err(|errno| VmmError::kvm("KVM_IRQFD", errno))?;
         // The stale entry in the kernel's table has no source any more; it goes
         // with the next table.
@@ -233,19 +241,31 @@ impl HvPartition for KvmPartition {
             .map_err(|errno| VmmError::kvm("KVM_SIGNAL_MSI", errno))
     }
 
-    fn route_doorbell(&self, gpa: u64, value: u32, event: &EventFd) -> Result<(), VmmError> {
+    fn route_doorbell(&self, gpa: u64, value: u32, event: BorrowedFd<'_>) -> Result<(), VmmError> {
         self.vm
-            .register_ioevent(event, &IoEventAddress::Mmio(gpa), value)
+            .register_ioevent(&lent(event), &IoEventAddress::Mmio(gpa), value)
             .map_err(|errno| VmmError::kvm("KVM_IOEVENTFD", errno))
     }
 
-    fn unroute_doorbell(&self, gpa: u64, value: u32, event: &EventFd) -> Result<(), VmmError> {
+    fn unroute_doorbell(
+        &self,
+        gpa: u64,
+        value: u32,
+        event: BorrowedFd<'_>,
+    ) -> Result<(), VmmError> {
         self.vm
-            .unregister_ioevent(event, &IoEventAddress::Mmio(gpa), value)
+            .unregister_ioevent(&lent(event), &IoEventAddress::Mmio(gpa), value)
             .map_err(|errno| VmmError::kvm("KVM_IOEVENTFD", errno))
     }
 
     fn tsc(&self) -> (u64, bool) {
         self.tsc.get().copied().unwrap_or((0, false))
     }
+}
+
+/// The event in the type that `kvm-ioctls` takes, without owning it.
+fn lent(event: BorrowedFd<'_>) -> ManuallyDrop<EventFd> {
+    // SAFETY: open for as long as `event` is borrowed, which is longer than the
+    // call that this is made for; never closed through this value.
+    ManuallyDrop::new(unsafe { EventFd::from_raw_fd(event.as_raw_fd()) })
 }

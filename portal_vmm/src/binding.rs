@@ -1,0 +1,331 @@
+//! Carries a device's effects out in this VMM's words, and the guest's accesses
+//! in: the binding between `portal_device` and the hypervisor.
+//!
+//! The device decides what should stand; this decides only whether it can. What
+//! a guest asked for and cannot have (a BAR over RAM) is counted and left
+//! undone. A device that asks to write where its peer may not is refused too,
+//! so that a mistake in a device does not open another peer's section.
+
+use crate::FaultKind;
+use crate::SharedRegion;
+use crate::VmmError;
+use crate::address_map::Place;
+use crate::fabric::Fabric;
+use crate::hv;
+use crate::hv::InterruptRoute;
+use crate::hv::MsiMessage;
+use crate::hv::StopCause;
+use crate::platform::Resources;
+use hv_shmem::doorbell::Bell;
+use hv_shmem::doorbell::Doorbell;
+use hv_shmem::doorbell::EventFd;
+use hv_shmem::doorbell::Heard;
+use hv_shmem::layout::PeerId;
+use portal_device::Access;
+use portal_device::Counter;
+use portal_device::Device;
+use portal_device::Effect;
+use portal_device::Effects;
+use portal_device::Input;
+use portal_device::Msi;
+use portal_device::StopReason;
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A device and what its binding may reach on its behalf: what a resolver makes
+/// of a handle.
+pub struct ResolvedDevice {
+    /// Name in messages and statistics.
+    pub name: String,
+    /// The state machine.
+    pub device: Box<dyn Device>,
+    /// The region behind its BAR, and the peer that it is in there.
+    pub region: Option<(Arc<SharedRegion>, PeerId)>,
+    /// Where doorbells go and come from.
+    pub fabric: Option<Arc<dyn Fabric>>,
+}
+
+impl std::fmt::Debug for ResolvedDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResolvedDevice")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Effects that were not carried out, and events without a way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    /// Could not be carried out because of what the guest asked for.
+    pub(crate) refused: Counter,
+    /// Doorbells whose peer has no event any more.
+    pub(crate) unheard: Counter,
+    /// Doorbells handled in user space.
+    pub(crate) rung: Counter,
+    /// Effects of a kind that this binding does not know.
+    pub(crate) unknown: Counter,
+}
+
+pub(crate) struct Binding {
+    index: usize,
+    parts: ResolvedDevice,
+    effects: Effects,
+    routes: BTreeMap<u16, (InterruptRoute, Arc<EventFd>)>,
+    doorbells: BTreeMap<(u64, u32), Arc<EventFd>>,
+    counts: Counts,
+    /// The last effect that was not carried out, in words.
+    refusal: Option<String>,
+}
+
+impl Binding {
+    pub(crate) fn new(index: usize, parts: ResolvedDevice) -> Self {
+        Self {
+            index,
+            parts,
+            effects: Effects::new(),
+            routes: BTreeMap::new(),
+            doorbells: BTreeMap::new(),
+            counts: Counts::default(),
+            refusal: None,
+        }
+    }
+
+    /// Why the last effect that was not carried out was not.
+    pub(crate) fn take_refusal(&mut self) -> Option<String> {
+        self.refusal.take()
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.parts.name
+    }
+
+    pub(crate) fn device(&self) -> &dyn Device {
+        &*self.parts.device
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    pub(crate) fn region_name(&self) -> &str {
+        self.parts
+            .region
+            .as_ref()
+            .map_or("", |(region, _)| region.name())
+    }
+
+    /// Gives the device an input and carries its effects out.
+    ///
+    /// # Errors
+    /// [`StopCause`] when the device stops the partition.
+    pub(crate) fn step(&mut self, input: Input, on: &Resources) -> Result<u64, StopCause> {
+        self.effects.clear();
+        self.parts.device.step(input, &mut self.effects);
+        let value = self.effects.value();
+        if self.effects.list().is_empty() {
+            return Ok(value);
+        }
+        let mut stop = None;
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain() {
+            if let Effect::Stop(reason) = effect {
+                stop.get_or_insert(reason);
+            } else if let Err(error) = self.carry_out(&effect, on) {
+                if self.counts.refused.bump() {
+                    let device = self.parts.name.as_str();
+                    tracing::warn!(device, ?effect, %error, "not carried out");
+                }
+                self.refusal = Some(error.to_string());
+            }
+        }
+        self.effects = effects;
+        match stop {
+            Some(reason) => Err(self.stop(reason)),
+            None => Ok(value),
+        }
+    }
+
+    fn stop(&self, reason: StopReason) -> StopCause {
+        StopCause::Fault(FaultKind::Device {
+            device: self.parts.name.clone(),
+            reason: reason.to_string(),
+        })
+    }
+
+    fn bell(&self, peer: u16, vector: u16) -> Option<Arc<EventFd>> {
+        self.parts.fabric.as_ref()?.bell(peer, vector)
+    }
+
+    /// The event that this device hears `vector` on.
+    fn own_bell(&self, vector: u16) -> Option<Arc<EventFd>> {
+        let (_, peer) = self.parts.region.as_ref()?;
+        self.bell(peer.0, vector)
+    }
+
+    /// Before a read that shows pending vectors: hands over what waits in the
+    /// events of vectors that nobody delivers.
+    ///
+    /// # Errors
+    /// [`StopCause`].
+    pub(crate) fn collect_pending(
+        &mut self,
+        bar: u8,
+        offset: u64,
+        on: &Resources,
+    ) -> Result<(), StopCause> {
+        if !self.parts.device.shows_pending(bar, offset) {
+            return Ok(());
+        }
+        let mut vector = 0u16;
+        while let Some(bell) = self.own_bell(vector) {
+            let idle = !self.routes.contains_key(&vector);
+            if idle && matches!(bell.wait(Some(Duration::ZERO)), Ok(Heard::Rang)) {
+                self.step(Input::Rung { vector }, on)?;
+            }
+            let Some(next) = vector.checked_add(1) else {
+                break;
+            };
+            vector = next;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, effect: &Effect, on: &Resources) -> Result<(), VmmError> {
+        let device = self.index;
+        match *effect {
+            Effect::Trap { bar, gpa, len } => {
+                let place = Place::Registers { device, bar };
+                on.map_mut().insert(gpa, len, place, false)?;
+            }
+            Effect::Untrap { bar, gpa, .. } => {
+                let place = Place::Registers { device, bar };
+                on.map_mut().remove(gpa, |there| *there == place);
+            }
+            Effect::Map {
+                bar,
+                gpa,
+                offset,
+                len,
+                access,
+            } => self.map(bar, gpa, offset..offset.saturating_add(len), access, on)?,
+            Effect::Unmap { bar, gpa, .. } => {
+                let ours = |there: &Place| matches!(there, Place::DeviceMemory { device: d, bar: b, .. } if (*d, *b) == (device, bar));
+                let mut map = on.map_mut();
+                if let Some(Some(slot)) = map.remove(gpa, ours) {
+                    on.hv.unmap(slot)?;
+                }
+            }
+            Effect::RouteDoorbell {
+                gpa,
+                value,
+                peer,
+                vector,
+            } => {
+                // Left undone, the store leaves the guest and comes in as a write.
+                if on.kernel_doorbells
+                    && let Some(bell) = self.bell(peer, vector)
+                {
+                    on.hv.route_doorbell(gpa, value, bell.as_fd())?;
+                    self.doorbells.insert((gpa, value), bell);
+                }
+            }
+            Effect::UnrouteDoorbell { gpa, value, .. } => {
+                if let Some(bell) = self.doorbells.remove(&(gpa, value)) {
+                    on.hv.unroute_doorbell(gpa, value, bell.as_fd())?;
+                }
+            }
+            Effect::Connect { vector, msi } => self.connect(vector, msi, on)?,
+            Effect::Disconnect { vector } => self.disconnect(vector, on)?,
+            Effect::Raise { msi, .. } => on.hv.signal(message(msi))?,
+            Effect::Ring { peer, vector } => {
+                self.counts.rung.bump();
+                let rang = self.bell(peer, vector).map(|bell| bell.ring());
+                if !matches!(rang, Some(Ok(()))) {
+                    self.counts.unheard.bump();
+                }
+            }
+            // `step` has taken it.
+            Effect::Stop(_) => {}
+            _ => {
+                if self.counts.unknown.bump() {
+                    let device = self.parts.name.as_str();
+                    tracing::warn!(device, ?effect, "this VMM has no way to do this");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn map(
+        &mut self,
+        bar: u8,
+        gpa: u64,
+        bytes: std::ops::Range<u64>,
+        access: Access,
+        on: &Resources,
+    ) -> Result<(), VmmError> {
+        let refuse = |reason: &str| VmmError::Device {
+            device: self.parts.name.clone(),
+            reason: format!("{reason}: {bytes:#x?} at {gpa:#x}"),
+        };
+        let Some((region, peer)) = &self.parts.region else {
+            return Err(refuse("has no region to map"));
+        };
+        let len = bytes.end.saturating_sub(bytes.start);
+        let Some(host) = region.memory().part(bytes.start, len) else {
+            return Err(refuse("asks for bytes outside its region"));
+        };
+        if access == Access::ReadWrite && !region.may_write(*peer, &bytes) {
+            return Err(refuse("asks to write what another peer writes"));
+        }
+        let place = Place::DeviceMemory {
+            device: self.index,
+            bar,
+            access,
+            offset: bytes.start,
+        };
+        let mut map = on.map_mut();
+        let Some(slot) = map.insert(gpa, len, place, true)? else {
+            return Ok(());
+        };
+        let done = on.hv.map(slot, gpa, host, hv_access(access));
+        if done.is_err() {
+            map.remove(gpa, |_| true);
+        }
+        done
+    }
+
+    fn connect(&mut self, vector: u16, msi: Msi, on: &Resources) -> Result<(), VmmError> {
+        self.disconnect(vector, on)?;
+        let bell = self.own_bell(vector).ok_or_else(|| VmmError::Device {
+            device: self.parts.name.clone(),
+            reason: format!("has no event for its vector {vector}"),
+        })?;
+        let route = on.hv.connect(bell.as_fd(), message(msi))?;
+        self.routes.insert(vector, (route, bell));
+        Ok(())
+    }
+
+    fn disconnect(&mut self, vector: u16, on: &Resources) -> Result<(), VmmError> {
+        match self.routes.remove(&vector) {
+            Some((route, bell)) => on.hv.disconnect(bell.as_fd(), route),
+            None => Ok(()),
+        }
+    }
+}
+
+fn message(msi: Msi) -> MsiMessage {
+    MsiMessage {
+        address: msi.address,
+        data: msi.data,
+    }
+}
+
+pub(crate) fn hv_access(access: Access) -> hv::Access {
+    match access {
+        Access::ReadOnly => hv::Access::ReadOnly,
+        Access::ReadWrite => hv::Access::ReadWrite,
+    }
+}
