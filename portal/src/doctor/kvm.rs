@@ -3,9 +3,10 @@
 use super::Row;
 use crate::exit::Failure;
 use crate::exit::Kind;
-use kvm_ioctls::Cap;
-use kvm_ioctls::Kvm;
-use kvm_ioctls::VmFd;
+use portal_vmm::Image;
+use portal_vmm::Kvm;
+use portal_vmm::PartitionBuilder;
+use portal_vmm::VmmError;
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -13,31 +14,21 @@ use std::path::Path;
 const GROUP: &str = "kvm";
 /// The node that the kernel's KVM module makes.
 const NODE: &str = "/dev/kvm";
-/// The one API version that KVM has had since Linux 2.6.22.
-const API_VERSION: i32 = 12;
-/// `KVM_CAP_BINARY_STATS_FD` of linux/kvm.h.
-const CAP_BINARY_STATS_FD: u64 = 203;
+/// `cli; hlt` at the image's first byte: enough for a partition that is only built.
+const PROBE_IMAGE: &[u8] = &[0xFA, 0xF4];
 
-/// Whether partitions can run here.
+/// Opens /dev/kvm and makes sure that partitions can run here.
 ///
 /// # Errors
 /// [`Kind::Host`]: what is wrong with /dev/kvm and how to mend it.
-pub(crate) fn usable() -> Result<(), Failure> {
-    open().map(|_| ())
+pub(crate) fn open() -> Result<Kvm, Failure> {
+    Kvm::open().map_err(failure)
 }
 
-fn open() -> Result<Kvm, Failure> {
-    let kvm = Kvm::new().map_err(|e| {
-        let facts = Facts::look(Path::new(NODE));
-        explain(std::io::Error::from(e), &facts)
-    })?;
-    match kvm.get_api_version() {
-        API_VERSION => Ok(kvm),
-        other => Err(Failure::new(
-            Kind::Host,
-            format!("{NODE} speaks KVM API version {other}; only {API_VERSION} is known"),
-        )
-        .hint("the node is no KVM device, or of a kernel before Linux 2.6.22")),
+fn failure(error: VmmError) -> Failure {
+    match error {
+        VmmError::NoKvm { source, .. } => explain(&source, &Facts::look(Path::new(NODE))),
+        other => Failure::new(Kind::Host, other).hint("see what this host has: portal doctor"),
     }
 }
 
@@ -68,7 +59,7 @@ impl Facts {
     }
 }
 
-fn explain(error: std::io::Error, facts: &Facts) -> Failure {
+fn explain(error: &std::io::Error, facts: &Facts) -> Failure {
     use std::io::ErrorKind;
     let fail = |what: String| Failure::new(Kind::Host, what);
     if !facts.exists || error.kind() == ErrorKind::NotFound {
@@ -130,9 +121,10 @@ fn group_name(id: u32) -> String {
 
 /// Everything about KVM.
 pub(super) fn probe() -> Vec<Row> {
-    let kvm = match open() {
-        Ok(kvm) => kvm,
-        Err(failure) => {
+    let capabilities = match Kvm::capabilities_of_host() {
+        Ok(capabilities) => capabilities,
+        Err(error) => {
+            let failure = failure(error);
             let cost = "no partition runs";
             let row = Row::lacks(GROUP, NODE, failure.what, cost).missing();
             return vec![match failure.hint {
@@ -141,143 +133,51 @@ pub(super) fn probe() -> Vec<Row> {
             }];
         }
     };
+    let version = capabilities.api_version;
     let mut rows = vec![Row::have(
         GROUP,
         NODE,
-        format!("opens, API version {API_VERSION}"),
+        format!("opens, API version {version}"),
     )];
-    match kvm.create_vm() {
-        Ok(vm) => rows.push(partition(&vm)),
-        Err(e) => rows.push(
-            Row::lacks(
-                GROUP,
-                "a partition",
-                format!("cannot be created: {e}"),
-                "no partition runs",
-            )
-            .missing()
-            .remedy("see what the kernel said: sudo dmesg | grep -i kvm"),
-        ),
+    if let Ok(kvm) = Kvm::open() {
+        rows.push(partition(&kvm));
     }
-    rows.extend(capabilities(&kvm));
-    rows
-}
-
-fn partition(vm: &VmFd) -> Row {
-    const NAME: &str = "a partition";
-    match vm.create_irq_chip() {
-        Ok(()) => Row::have(GROUP, NAME, "can be created, with interrupt controllers"),
-        Err(e) => Row::lacks(
-            GROUP,
-            NAME,
-            format!("has no interrupt controllers in the kernel: {e}"),
-            "no interrupt reaches a guest",
-        )
-        .missing(),
+    for item in capabilities.items() {
+        let row = match item.present {
+            true => Row::have(GROUP, item.name, "yes"),
+            false => Row::lacks(GROUP, item.name, "absent", item.cost),
+        };
+        rows.push(match item.required && !item.present {
+            true => row.missing(),
+            false => row,
+        });
     }
-}
-
-struct Wanted {
-    name: &'static str,
-    caps: &'static [Cap],
-    needed: bool,
-    cost: &'static str,
-    remedy: Option<&'static str>,
-}
-
-const WANTED: &[Wanted] = &[
-    Wanted {
-        name: "guest memory",
-        caps: &[Cap::UserMemory],
-        needed: true,
-        cost: "no partition runs",
-        remedy: None,
-    },
-    Wanted {
-        name: "irqfd and ioeventfd",
-        caps: &[Cap::Irqfd, Cap::Ioeventfd],
-        needed: true,
-        cost: "doorbells have no path",
-        remedy: None,
-    },
-    Wanted {
-        name: "MSI routing",
-        caps: &[Cap::IrqRouting, Cap::SignalMsi],
-        needed: true,
-        cost: "no doorbell raises an interrupt",
-        remedy: None,
-    },
-    Wanted {
-        name: "read-only guest memory",
-        caps: &[Cap::ReadonlyMem],
-        needed: false,
-        cost: "other peers' sections are protected by checks alone, not by mapping",
-        remedy: None,
-    },
-    Wanted {
-        name: "immediate exit",
-        caps: &[Cap::ImmediateExit],
-        needed: false,
-        cost: "stopping a spinning guest takes a signal and may need a second one",
-        remedy: None,
-    },
-    Wanted {
-        name: "MSR exits to user space",
-        caps: &[Cap::X86UserSpaceMsr, Cap::X86MsrFilter],
-        needed: false,
-        cost: "no Hyper-V enlightenments of our own",
-        remedy: None,
-    },
-    Wanted {
-        name: "in-kernel Hyper-V",
-        caps: &[Cap::Hyperv],
-        needed: false,
-        cost: "none for rings and doorbells; VMBus guests are served from user space",
-        remedy: Some("a kernel built with CONFIG_KVM_HYPERV"),
-    },
-    Wanted {
-        name: "in-kernel SynIC",
-        caps: &[Cap::HypervSynic2],
-        needed: false,
-        cost: "each SynIC message and signal is an exit to user space",
-        remedy: Some("a kernel built with CONFIG_KVM_HYPERV"),
-    },
-];
-
-fn capabilities(kvm: &Kvm) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for wanted in WANTED {
-        let absent = wanted.caps.iter().filter(|c| !kvm.check_extension(**c));
-        let absent: Vec<String> = absent.map(|c| format!("{c:?}")).collect();
-        if absent.is_empty() {
-            rows.push(Row::have(GROUP, wanted.name, "yes"));
-            continue;
-        }
-        let found = format!("absent: {}", absent.join(", "));
-        let mut row = Row::lacks(GROUP, wanted.name, found, wanted.cost);
-        row.remedy = wanted.remedy.map(str::to_owned);
-        rows.push(if wanted.needed { row.missing() } else { row });
-    }
-    rows.push(match kvm.check_extension_raw(CAP_BINARY_STATS_FD) {
-        1.. => Row::have(GROUP, "statistics", "yes"),
-        _ => Row::lacks(
-            GROUP,
-            "statistics",
-            "absent",
-            "`portal bench` cannot count the exits of a doorbell",
-        )
-        .remedy("Linux 5.14 or newer"),
-    });
-    let slots = kvm.get_nr_memslots();
     rows.push(Row::have(
         GROUP,
         "limits",
         format!(
-            "{} vCPUs a partition, {slots} memory slots",
-            kvm.get_max_vcpus()
+            "{} vCPUs a partition, {} memory slots",
+            capabilities.max_vcpus, capabilities.memory_slots
         ),
     ));
     rows
+}
+
+/// Builds a partition and throws it away: proof that the pieces fit together.
+fn partition(kvm: &Kvm) -> Row {
+    const NAME: &str = "a partition";
+    let probe = PartitionBuilder::new("doctor", Image::Flat(PROBE_IMAGE.into())).ram(2 << 20);
+    match probe.build(kvm) {
+        Ok(_) => Row::have(GROUP, NAME, "can be built"),
+        Err(e) => Row::lacks(
+            GROUP,
+            NAME,
+            format!("cannot be built: {e}"),
+            "no partition runs",
+        )
+        .missing()
+        .remedy("see what the kernel said: sudo dmesg | grep -i kvm"),
+    }
 }
 
 #[cfg(test)]
@@ -299,7 +199,7 @@ mod tests {
     }
 
     fn told(kind: ErrorKind, facts: &Facts) -> String {
-        let failure = explain(Error::from(kind), facts);
+        let failure = explain(&Error::from(kind), facts);
         assert_eq!(failure.kind, Kind::Host);
         failure.to_string()
     }

@@ -16,7 +16,7 @@ use crate::exit::Outcome;
 use crate::print;
 use serde::Serialize;
 
-pub(crate) use kvm::usable as kvm_usable;
+pub(crate) use kvm::open as open_kvm;
 
 /// How much a missing thing matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
