@@ -1,0 +1,233 @@
+//! Bytes from the host to an agent, as spans of the host's arena.
+//!
+//! A span is written, granted, and its descriptor pushed into ring 18; when the
+//! agent says on ring 19 that it is done with it, it is taken back. So many spans
+//! are under way at once that neither side waits for the other.
+
+use crate::Controller;
+use crate::HostError;
+use hv_shmem::backing::MappedMem;
+use hv_shmem::layout::PeerId;
+use hv_shmem::own_section::RingSpec;
+use hv_shmem::region::RingError;
+use hv_shmem::ring::CompleteReceiver;
+use hv_shmem::ring::ENTRY_SLOT;
+use hv_shmem::ring::RingKind;
+use hv_shmem::ring::RingLayout;
+use hv_shmem::ring::SendError;
+use hv_shmem::ring::SubmitEntry;
+use hv_shmem::ring::SubmitSender;
+use hv_shmem::span::PortalSpan;
+use portal_agent_abi::DONE_RING;
+use portal_agent_abi::STREAM_RING;
+use portal_agent_abi::STREAM_SLOTS;
+use portal_agent_abi::stream;
+use std::collections::VecDeque;
+use std::io::Read;
+use std::time::Duration;
+
+/// What was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Streamed {
+    /// Bytes.
+    pub bytes: u64,
+    /// Spans.
+    pub spans: u64,
+}
+
+/// How bytes are sent.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamOptions {
+    /// Bytes of each span but the last.
+    pub span_bytes: usize,
+    /// Spans under way at once, 1 to [`STREAM_SLOTS`].
+    pub window: usize,
+    /// Longest wait for the agent to make progress.
+    pub limit: Duration,
+}
+
+impl Default for StreamOptions {
+    /// 1 MiB spans, four at once, ten seconds.
+    fn default() -> Self {
+        Self {
+            span_bytes: 1 << 20,
+            window: 4,
+            limit: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A stream while it runs.
+struct Stream {
+    to: PeerId,
+    spans: SubmitSender<MappedMem>,
+    cursor_known: bool,
+    done: Option<CompleteReceiver<MappedMem>>,
+    under_way: VecDeque<PortalSpan>,
+    sequence: u64,
+}
+
+impl Controller {
+    /// Sends everything that `from` gives, to an agent that was told to take a
+    /// stream from the host. `sent` is called with each piece of bytes, in order,
+    /// before the agent can see it.
+    ///
+    /// # Errors
+    /// [`HostError::Input`], [`HostError::Arena`] when the host's section has no
+    /// room for the window, [`HostError::TooSlow`], [`HostError::Ended`],
+    /// [`HostError::Receive`], [`HostError::OutOfTurn`].
+    pub fn stream(
+        &mut self,
+        to: PeerId,
+        from: &mut dyn Read,
+        options: StreamOptions,
+        mut sent: impl FnMut(&[u8]),
+    ) -> Result<Streamed, HostError> {
+        let mut stream = Stream::open(self, to)?;
+        let window = options.window.clamp(1, STREAM_SLOTS as usize);
+        let mut buffer = vec![0; options.span_bytes.max(1)];
+        let mut total = 0;
+        loop {
+            let filled = fill(from, &mut buffer).map_err(HostError::Input)?;
+            let Some(bytes) = buffer.get(..filled).filter(|b| !b.is_empty()) else {
+                break;
+            };
+            while stream.under_way.len() >= window {
+                self.wait(to, "room in the stream", options.limit, |this| {
+                    stream.take_back(this)
+                })?;
+            }
+            sent(bytes);
+            let span = self.arena.alloc_unfilled(bytes.len() as u64)?;
+            self.arena
+                .view(&span)?
+                .write(0, bytes)
+                .map_err(RingError::from)?;
+            let span = self.arena.fill(&span, bytes.len() as u64)?;
+            self.arena.grant(&span, to)?;
+            stream.under_way.push_back(span);
+            let entry = stream::data(stream.sequence, span);
+            stream.push(self, &entry, options.limit)?;
+            stream.sequence += 1;
+            total += bytes.len() as u64;
+        }
+        let end = stream::end(stream.sequence, total);
+        stream.push(self, &end, options.limit)?;
+        while !stream.under_way.is_empty() {
+            self.wait(to, "the end of the stream", options.limit, |this| {
+                stream.take_back(this)
+            })?;
+        }
+        self.own.close_ring(to, STREAM_RING);
+        Ok(Streamed {
+            bytes: total,
+            spans: stream.sequence,
+        })
+    }
+}
+
+impl Stream {
+    fn open(host: &mut Controller, to: PeerId) -> Result<Self, HostError> {
+        let place = host.own.create_ring(RingSpec {
+            id: STREAM_RING,
+            to,
+            kind: RingKind::Submit,
+            layout: RingLayout::Inline,
+            slot_size: ENTRY_SLOT,
+            slots: STREAM_SLOTS,
+        })?;
+        Ok(Self {
+            to,
+            spans: SubmitSender::new(place)?,
+            cursor_known: false,
+            done: None,
+            under_way: VecDeque::new(),
+            sequence: 0,
+        })
+    }
+
+    fn push(
+        &mut self,
+        host: &mut Controller,
+        entry: &SubmitEntry,
+        limit: Duration,
+    ) -> Result<(), HostError> {
+        let to = self.to;
+        host.wait(to, "room in the stream's ring", limit, |host| {
+            self.learn_cursor(host)?;
+            match self.spans.try_send(entry) {
+                Ok(()) => Ok(Some(())),
+                Err(SendError::Full) => Ok(None),
+                Err(source) => Err(HostError::Send { agent: to, source }),
+            }
+        })?;
+        if self.spans.flush().must_ring() {
+            host.ring(to)?;
+        }
+        Ok(())
+    }
+
+    fn learn_cursor(&mut self, host: &Controller) -> Result<(), HostError> {
+        if !self.cursor_known
+            && let Some(line) = host.own.cursor(self.to, STREAM_RING)?
+        {
+            self.spans.set_cursor(line)?;
+            self.cursor_known = true;
+        }
+        Ok(())
+    }
+
+    /// Takes back what the agent is done with; `None` when there was nothing.
+    fn take_back(&mut self, host: &mut Controller) -> Result<Option<()>, HostError> {
+        if self.done.is_none() {
+            match host.own.accept_ring(self.to, DONE_RING) {
+                Ok(place) => self.done = Some(CompleteReceiver::new(place)?),
+                Err(RingError::NotThere { .. } | RingError::Accepted { .. }) => return Ok(None),
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let Some(done) = &mut self.done else {
+            return Ok(None);
+        };
+        let receive = |source| HostError::Receive {
+            agent: self.to,
+            source,
+        };
+        let mut any = None;
+        while let Some(entry) = done.try_recv().map_err(receive)? {
+            // In order by the protocol; what the agent says is only compared.
+            let oldest = self.sequence - self.under_way.len() as u64;
+            let Some(span) = self.under_way.pop_front().filter(|_| entry.user_data == oldest)
+            else {
+                return Err(HostError::OutOfTurn {
+                    agent: self.to,
+                    found: entry.user_data,
+                    expected: oldest,
+                });
+            };
+            host.arena.revoke(&span)?;
+            any = Some(());
+        }
+        match any {
+            Some(()) => {
+                done.flush();
+            }
+            None => done.inner().arm(),
+        }
+        Ok(any)
+    }
+}
+
+/// Reads until the buffer is full or nothing is left.
+fn fill(from: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while let Some(rest) = buffer.get_mut(filled..).filter(|r| !r.is_empty()) {
+        match from.read(rest) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(filled)
+}
