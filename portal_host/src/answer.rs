@@ -46,7 +46,11 @@ pub struct TickCounts {
 impl TickCounts {
     /// Decodes the little-endian u32 counts of all buckets; missing ones are 0.
     pub fn from_bytes(bytes: &[u8]) -> Self {
-        let counts = bytes.as_chunks::<4>().0.iter().map(|c| u32::from_le_bytes(*c));
+        let counts = bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|c| u32::from_le_bytes(*c));
         let values = counts
             .take(histogram::BUCKETS)
             .enumerate()

@@ -186,8 +186,8 @@ impl Controller {
             .commands
             .try_send(&entry)
             .map_err(|source| HostError::Send { agent: id, source })?;
-        agent.commands.flush();
-        // The agent may be halted whatever it has armed.
+        // Rung in any case: the agent may be halted whatever it has armed.
+        let _ = agent.commands.flush();
         match &agent.seat.bell {
             Some(bell) => Ok(bell.ring()?),
             None => Ok(()),
@@ -221,7 +221,11 @@ impl Controller {
             answers.inner().arm();
             return Ok(None);
         };
-        answers.flush();
+        if answers.flush().must_ring
+            && let Some(bell) = &agent.seat.bell
+        {
+            bell.ring()?;
+        }
         if entry.user_data != agent.sent {
             return Err(HostError::OutOfTurn {
                 agent: id,
@@ -248,7 +252,7 @@ impl Controller {
         let results = |source| HostError::Results { agent: id, source };
         let view = self
             .resolver
-            .resolve(&entry.span, Access::ReadOnly)
+            .resolve(&entry.span, Access::Read)
             .map_err(results)?;
         let mut bytes = [0; report::REPORT_BYTES];
         view.read(0, &mut bytes).map_err(|e| results(e.into()))?;

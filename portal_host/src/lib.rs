@@ -19,5 +19,7 @@ mod stream;
 pub use answer::Answer;
 pub use answer::TickCounts;
 pub use controller::Controller;
+pub use controller::Seat;
 pub use error::HostError;
+pub use stream::StreamOptions;
 pub use stream::Streamed;

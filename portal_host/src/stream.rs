@@ -6,6 +6,7 @@
 
 use crate::Controller;
 use crate::HostError;
+use hv_shmem::arena::ArenaError;
 use hv_shmem::backing::MappedMem;
 use hv_shmem::layout::PeerId;
 use hv_shmem::own_section::RingSpec;
@@ -102,7 +103,7 @@ impl Controller {
             self.arena
                 .view(&span)?
                 .write(0, bytes)
-                .map_err(RingError::from)?;
+                .map_err(ArenaError::from)?;
             let span = self.arena.fill(&span, bytes.len() as u64)?;
             self.arena.grant(&span, to)?;
             stream.under_way.push_back(span);
@@ -161,7 +162,7 @@ impl Stream {
                 Err(source) => Err(HostError::Send { agent: to, source }),
             }
         })?;
-        if self.spans.flush().must_ring() {
+        if self.spans.flush().must_ring {
             host.ring(to)?;
         }
         Ok(())
@@ -197,7 +198,10 @@ impl Stream {
         while let Some(entry) = done.try_recv().map_err(receive)? {
             // In order by the protocol; what the agent says is only compared.
             let oldest = self.sequence - self.under_way.len() as u64;
-            let Some(span) = self.under_way.pop_front().filter(|_| entry.user_data == oldest)
+            let Some(span) = self
+                .under_way
+                .pop_front()
+                .filter(|_| entry.user_data == oldest)
             else {
                 return Err(HostError::OutOfTurn {
                     agent: self.to,
@@ -209,10 +213,9 @@ impl Stream {
             any = Some(());
         }
         match any {
-            Some(()) => {
-                done.flush();
-            }
             None => done.inner().arm(),
+            Some(()) if done.flush().must_ring => host.ring(self.to)?,
+            Some(()) => {}
         }
         Ok(any)
     }
