@@ -1,6 +1,7 @@
 //! What can go wrong between the host and an agent.
 
 use hv_shmem::arena::ArenaError;
+use hv_shmem::arena::ReturnFault;
 use hv_shmem::doorbell::DoorbellError;
 use hv_shmem::layout::PeerId;
 use hv_shmem::region::RegionError;
@@ -67,6 +68,14 @@ pub enum HostError {
         agent: PeerId,
         /// How.
         source: RecvError,
+    },
+    /// The agent gave back what it did not hold.
+    #[error("agent {agent}: {source}")]
+    Returned {
+        /// The agent.
+        agent: PeerId,
+        /// What it gave back.
+        source: ReturnFault,
     },
     /// The agent answered something else than it was asked.
     #[error("agent {agent}: answer {found} instead of {expected}")]

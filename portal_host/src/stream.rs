@@ -1,29 +1,27 @@
 //! Bytes from the host to an agent, as spans of the host's arena.
 //!
-//! A span is written, granted, and its descriptor pushed into ring 18; when the
-//! agent says on ring 19 that it is done with it, it is taken back. So many spans
-//! are under way at once that neither side waits for the other.
+//! A span is written, granted, and its descriptor pushed into ring 18; the agent
+//! gives it back through the arena's return ring. So many spans are under way at
+//! once that neither side waits for the other.
 
 use crate::Controller;
 use crate::HostError;
 use hv_shmem::arena::ArenaError;
+use hv_shmem::arena::RETURN_RING;
+use hv_shmem::arena::ReturnReceiver;
 use hv_shmem::backing::MappedMem;
 use hv_shmem::layout::PeerId;
 use hv_shmem::own_section::RingSpec;
 use hv_shmem::region::RingError;
-use hv_shmem::ring::CompleteReceiver;
 use hv_shmem::ring::ENTRY_SLOT;
 use hv_shmem::ring::RingKind;
 use hv_shmem::ring::RingLayout;
 use hv_shmem::ring::SendError;
 use hv_shmem::ring::SubmitEntry;
 use hv_shmem::ring::SubmitSender;
-use hv_shmem::span::PortalSpan;
-use portal_agent_abi::DONE_RING;
 use portal_agent_abi::STREAM_RING;
 use portal_agent_abi::STREAM_SLOTS;
 use portal_agent_abi::stream;
-use std::collections::VecDeque;
 use std::io::Read;
 use std::time::Duration;
 
@@ -42,7 +40,7 @@ pub struct StreamOptions {
     /// Bytes of each span but the last.
     pub span_bytes: usize,
     /// Spans under way at once, 1 to [`STREAM_SLOTS`].
-    pub window: usize,
+    pub window: u32,
     /// Longest wait for the agent to make progress.
     pub limit: Duration,
 }
@@ -63,8 +61,9 @@ struct Stream {
     to: PeerId,
     spans: SubmitSender<MappedMem>,
     cursor_known: bool,
-    done: Option<CompleteReceiver<MappedMem>>,
-    under_way: VecDeque<PortalSpan>,
+    returns: Option<ReturnReceiver<MappedMem>>,
+    /// Spans that the agent holds.
+    under_way: u64,
     sequence: u64,
 }
 
@@ -85,7 +84,7 @@ impl Controller {
         mut sent: impl FnMut(&[u8]),
     ) -> Result<Streamed, HostError> {
         let mut stream = Stream::open(self, to)?;
-        let window = options.window.clamp(1, STREAM_SLOTS as usize);
+        let window = u64::from(options.window.clamp(1, STREAM_SLOTS));
         let mut buffer = vec![0; options.span_bytes.max(1)];
         let mut total = 0;
         loop {
@@ -93,7 +92,7 @@ impl Controller {
             let Some(bytes) = buffer.get(..filled).filter(|b| !b.is_empty()) else {
                 break;
             };
-            while stream.under_way.len() >= window {
+            while stream.under_way >= window {
                 self.wait(to, "room in the stream", options.limit, |this| {
                     stream.take_back(this)
                 })?;
@@ -106,7 +105,7 @@ impl Controller {
                 .map_err(ArenaError::from)?;
             let span = self.arena.fill(&span, bytes.len() as u64)?;
             self.arena.grant(&span, to)?;
-            stream.under_way.push_back(span);
+            stream.under_way += 1;
             let entry = stream::data(stream.sequence, span);
             stream.push(self, &entry, options.limit)?;
             stream.sequence += 1;
@@ -114,12 +113,13 @@ impl Controller {
         }
         let end = stream::end(stream.sequence, total);
         stream.push(self, &end, options.limit)?;
-        while !stream.under_way.is_empty() {
+        while stream.under_way > 0 {
             self.wait(to, "the end of the stream", options.limit, |this| {
                 stream.take_back(this)
             })?;
         }
         self.own.close_ring(to, STREAM_RING);
+        self.own.leave_ring(to, RETURN_RING);
         Ok(Streamed {
             bytes: total,
             spans: stream.sequence,
@@ -141,8 +141,8 @@ impl Stream {
             to,
             spans: SubmitSender::new(place)?,
             cursor_known: false,
-            done: None,
-            under_way: VecDeque::new(),
+            returns: None,
+            under_way: 0,
             sequence: 0,
         })
     }
@@ -180,44 +180,32 @@ impl Stream {
 
     /// Takes back what the agent is done with; `None` when there was nothing.
     fn take_back(&mut self, host: &mut Controller) -> Result<Option<()>, HostError> {
-        if self.done.is_none() {
-            match host.own.accept_ring(self.to, DONE_RING) {
-                Ok(place) => self.done = Some(CompleteReceiver::new(place)?),
-                Err(RingError::NotThere { .. } | RingError::Accepted { .. }) => return Ok(None),
+        let to = self.to;
+        let returns = match &mut self.returns {
+            Some(returns) => returns,
+            none => match host.own.accept_return_ring(to) {
+                Ok(ring) => none.insert(ring),
+                Err(RingError::NotThere { .. }) => return Ok(None),
                 Err(e) => return Err(e.into()),
-            }
+            },
+        };
+        let taken = host
+            .arena
+            .take_returns(returns)
+            .map_err(|source| HostError::Receive { agent: to, source })?;
+        if let Some(source) = taken.fault {
+            return Err(HostError::Returned { agent: to, source });
         }
-        let Some(done) = &mut self.done else {
+        // The arena has lent no more than that.
+        self.under_way = self.under_way.saturating_sub(taken.spans);
+        if taken.spans == 0 {
+            returns.ring().arm();
             return Ok(None);
-        };
-        let receive = |source| HostError::Receive {
-            agent: self.to,
-            source,
-        };
-        let mut any = None;
-        while let Some(entry) = done.try_recv().map_err(receive)? {
-            // In order by the protocol; what the agent says is only compared.
-            let oldest = self.sequence - self.under_way.len() as u64;
-            let Some(span) = self
-                .under_way
-                .pop_front()
-                .filter(|_| entry.user_data == oldest)
-            else {
-                return Err(HostError::OutOfTurn {
-                    agent: self.to,
-                    found: entry.user_data,
-                    expected: oldest,
-                });
-            };
-            host.arena.revoke(&span)?;
-            any = Some(());
         }
-        match any {
-            None => done.inner().arm(),
-            Some(()) if done.flush().must_ring => host.ring(self.to)?,
-            Some(()) => {}
+        if returns.ring().flush().must_ring {
+            host.ring(to)?;
         }
-        Ok(any)
+        Ok(Some(()))
     }
 }
 
