@@ -1,4 +1,4 @@
-//! What a fuzzer may do to a device, as an enum: each action is one [`Input`]
+//! What a fuzzer or a property test may do to a device: each action is one [`Input`]
 //! with its numbers folded to where something is, so that most of them hit.
 //!
 //! Distrusted: everything. Left out: inputs that only a broken binding gives.
@@ -6,7 +6,8 @@
 use portal_device::Input;
 
 /// One step of a fuzzer.
-#[derive(Clone, Copy, Debug, arbitrary::Arbitrary)]
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "arbitrary", derive(arbitrary::Arbitrary))]
 pub enum Action {
     /// Reads configuration space.
     ConfigRead {

@@ -45,7 +45,6 @@
 //! sets status bit 0, and INTA# is asserted while status and mask have a bit in
 //! common and command bit 10 is clear.
 
-#[cfg(feature = "arbitrary")]
 pub mod actions;
 mod inspect;
 mod registers;
@@ -87,9 +86,8 @@ pub const SUBSYSTEM: u16 = 0x1100;
 pub const REGISTERS_LEN: u64 = 256;
 /// Smallest region: one page.
 pub const LEAST_REGION: u64 = 4096;
-/// Largest region: 16 TiB, a quarter of what 46-bit physical addresses reach,
-/// so that the BAR fits beside RAM on every host.
-pub const MOST_REGION: u64 = 1 << 44;
+/// Largest region, so that the BAR fits beside RAM on every host.
+pub const MOST_REGION: u64 = hv_shmem::layout::MAX_REGION;
 
 /// MSI-X capability id.
 const MSIX_CAPABILITY: u8 = 0x11;
