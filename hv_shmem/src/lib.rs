@@ -8,6 +8,8 @@ extern crate alloc;
 pub mod arena;
 #[cfg(all(feature = "std", target_os = "linux"))]
 pub mod backing;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod check;
 pub mod claim;
 pub mod directory;
 pub mod doorbell;
@@ -23,7 +25,11 @@ pub mod resolve;
 pub mod ring;
 pub mod section;
 mod sequenced;
+#[cfg(all(feature = "std", target_os = "linux"))]
+pub mod show;
 pub mod span;
+#[cfg(all(feature = "std", target_os = "linux"))]
+mod survey;
 mod violation;
 pub mod wait;
 

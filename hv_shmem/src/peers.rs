@@ -153,6 +153,19 @@ impl Rights {
         self.0
     }
 
+    /// The rights in the set, by name.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        [
+            (Self::READ, "read"),
+            (Self::WRITE_OWN, "write-own"),
+            (Self::WRITE_COMMON, "write-common"),
+            (Self::RING, "ring"),
+        ]
+        .into_iter()
+        .filter(move |(right, _)| self.has(*right))
+        .map(|(_, name)| name)
+    }
+
     const fn from_bits(bits: u32) -> Option<Self> {
         if bits & !Self::ALL.0 == 0 {
             Some(Self(bits))

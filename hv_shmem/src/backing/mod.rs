@@ -18,7 +18,7 @@
 
 mod create;
 pub mod fault_guard;
-mod file;
+pub(crate) mod file;
 mod huge;
 mod mapping;
 mod numa;

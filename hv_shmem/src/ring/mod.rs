@@ -67,6 +67,7 @@ pub use place::FUTEX_WORD;
 pub use place::MAX_SLOT_SIZE;
 pub use place::MAX_SLOTS;
 pub use place::PRODUCED_BYTES;
+pub(crate) use place::PRODUCER_INDEX;
 pub use place::PlaceError;
 pub use place::RingKind;
 pub use place::RingLayout;
