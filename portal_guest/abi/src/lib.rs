@@ -15,7 +15,7 @@
 //! | 16 | Stream, in-line, 64-byte slots | ping to pong, and back |
 //! | 17 | Upcall, in-place, 64-byte slots | in-place ping to pong |
 //! | 18 | Submit, in-line | source to sink: spans |
-//! | 19 | Complete, in-line | sink to source: spans that it is done with |
+//! | 2^32 - 1 | the arena's return ring, bulk | sink to source: spans that it is done with |
 //!
 //! Doorbell vectors of an agent: 0 for rings, 1 for the doorbell commands.
 //!
@@ -47,13 +47,11 @@ pub const PING_RING: u32 = 16;
 pub const IN_PLACE_RING: u32 = 17;
 /// Spans, source to sink.
 pub const STREAM_RING: u32 = 18;
-/// Spans that the sink is done with, sink to source.
-pub const DONE_RING: u32 = 19;
 /// Slots of rings 1 and 2.
 pub const CONTROL_SLOTS: u32 = 16;
 /// Slots of rings 16 and 17.
 pub const PING_SLOTS: u32 = 64;
-/// Slots of rings 18 and 19: the most spans on their way at once.
+/// Slots of ring 18 and of its return ring: the most spans on their way at once.
 pub const STREAM_SLOTS: u32 = 64;
 /// Vector that says "look at your rings".
 pub const RING_VECTOR: u16 = 0;

@@ -1,12 +1,10 @@
-//! Entries of a stream of spans: rings 18 and 19.
+//! Entries of a stream of spans: ring 18.
 //!
 //! Source to sink, a `SubmitEntry` a span: `opcode` [`DATA`] or [`END`],
-//! `user_data` the number of the entry from 0, `span` the bytes ([`DATA`]),
-//! `arg` the bytes of the whole stream ([`END`]). Sink to source, a
-//! `CompleteEntry` for each [`DATA`] in order: the same `user_data` and span,
-//! `status` 0. Then the source may write to the span again.
+//! `user_data` the number of the entry from 0, `span` the bytes, lent to the sink
+//! ([`DATA`]), `arg` the bytes of the whole stream ([`END`]). The sink gives each
+//! span back through the arena's return ring.
 
-use hv_shmem::ring::CompleteEntry;
 use hv_shmem::ring::SubmitEntry;
 use hv_shmem::span::PortalSpan;
 
@@ -32,14 +30,5 @@ pub fn end(sequence: u64, bytes: u64) -> SubmitEntry {
         user_data: sequence,
         arg: bytes,
         ..SubmitEntry::default()
-    }
-}
-
-/// The answer to a [`DATA`] entry.
-pub fn done(entry: &SubmitEntry) -> CompleteEntry {
-    CompleteEntry {
-        user_data: entry.user_data,
-        span: entry.span,
-        ..CompleteEntry::default()
     }
 }

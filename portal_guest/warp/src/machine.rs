@@ -119,6 +119,16 @@ impl Machine {
         }
     }
 
+    /// As [`Machine::take`], but at most a quarter of the RAM that is left, and
+    /// fewer values than asked for when that is less.
+    pub fn take_at_most<T>(&self, len: usize, value: impl Fn() -> T) -> &'static mut [T] {
+        let (_, end) = portal_boot_abi::low_ram(self.boot.ram_bytes);
+        let left = end.saturating_sub(self.free.get()) / 4;
+        let room = left / (size_of::<T>() as u64).max(1);
+        let len = len.min(usize::try_from(room).unwrap_or(usize::MAX));
+        self.take(len, |_| value()).unwrap_or_default()
+    }
+
     /// Takes RAM for `len` values for good; `None` when less is left below 3 GiB.
     /// There is no way to give it back: take once, at the start.
     pub fn take<T>(
@@ -153,6 +163,15 @@ impl Machine {
             }
             let timer = self.arm(deadline);
             crate::syscall::wait(vector, seen, timer);
+        }
+    }
+
+    /// Halts until the deadline.
+    pub fn sleep(&self, deadline: Deadline) {
+        while !deadline.passed() {
+            let timer = self.arm(deadline);
+            // Any interrupt ends the halt; the loop minds the deadline.
+            crate::syscall::wait(0, self.interrupts(0), timer);
         }
     }
 

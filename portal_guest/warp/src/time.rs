@@ -71,6 +71,13 @@ impl Clock {
     }
 }
 
+impl hv_shmem::wait::Clock for Clock {
+    #[inline]
+    fn now_ns(&self) -> u64 {
+        self.nanoseconds(now())
+    }
+}
+
 /// A moment on the TSC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline {
