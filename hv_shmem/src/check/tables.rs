@@ -123,6 +123,7 @@ impl<M: SharedMem> Checker<'_, M> {
         };
         let peer = record.id;
         let at = self.header.layout.peer_at(peer) + peers::at::EPOCH;
+        let in_states = self.header.layout.state_at(peer);
         let state = PeerState::Dead;
         self.find_and(
             (Code::TableOrphan, Severity::Note, Place::PeerTable(peer)),
@@ -135,6 +136,7 @@ impl<M: SharedMem> Checker<'_, M> {
             |mem| {
                 let word = u64::from(next) | u64::from(state as u32) << 32;
                 mem.store_u64(at, word, Ordering::Release);
+                mem.store_u32(in_states, state as u32, Ordering::Release);
             },
         );
         if self.options.repair {
