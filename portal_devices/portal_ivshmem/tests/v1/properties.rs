@@ -3,15 +3,13 @@
 //! connected exactly while it may be sent, no ring is lost, nothing panics.
 //! (`Rig::check` after each step.)
 
-mod rig;
-
+use crate::rig::MSIX_CONTROL;
+use crate::rig::Rig;
+use crate::rig::shapes;
 use portal_device::Input;
 use portal_ivshmem::v1::actions::Action;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use rig::MSIX_CONTROL;
-use rig::Rig;
-use rig::shapes;
 
 fn value() -> impl Strategy<Value = u64> {
     prop_oneof![

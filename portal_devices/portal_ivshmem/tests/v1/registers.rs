@@ -1,7 +1,11 @@
 //! Registers and configuration space of ivshmem v1 as a driver meets them.
 
-mod rig;
-
+use crate::rig::MSIX_CONTROL;
+use crate::rig::OWN;
+use crate::rig::Rig;
+use crate::rig::config;
+use crate::rig::flat;
+use crate::rig::sectioned;
 use portal_device::Access;
 use portal_device::Device;
 use portal_device::Input;
@@ -10,12 +14,6 @@ use portal_ivshmem::ConfigError;
 use portal_ivshmem::IvshmemV1;
 use portal_ivshmem::IvshmemV1Config;
 use portal_ivshmem::Window;
-use rig::MSIX_CONTROL;
-use rig::OWN;
-use rig::Rig;
-use rig::config;
-use rig::flat;
-use rig::sectioned;
 
 fn ready() -> Rig {
     let mut rig = Rig::new(config(4, true, sectioned()));
@@ -405,7 +403,7 @@ fn detaching_undoes_everything_and_attaching_does_it_again() {
     rig.config_write(MSIX_CONTROL, 2, 0x8000);
     let standing = rig.binding.clone();
     rig.must(Input::Detach);
-    assert_eq!(rig.binding, rig::binding::Binding::default());
+    assert_eq!(rig.binding, crate::rig::binding::Binding::default());
     rig.must(Input::Rung { vector: 0 });
     assert_eq!(rig.read(0, 8, 4), OWN.into(), "reads are answered");
     rig.must(Input::Attach);
@@ -447,9 +445,9 @@ fn a_state_of_another_device_is_refused_with_its_field() {
     field(&refused(config(3, true, sectioned())), "vectors");
     field(&refused(config(4, false, sectioned())), "intx");
     field(&refused(config(4, true, flat())), "windows");
-    let large = Window::flat(rig::REGION_LEN * 2, Access::ReadWrite);
+    let large = Window::flat(crate::rig::REGION_LEN * 2, Access::ReadWrite);
     let large = IvshmemV1Config {
-        region_len: rig::REGION_LEN * 2,
+        region_len: crate::rig::REGION_LEN * 2,
         ..config(4, true, large)
     };
     let mut device = IvshmemV1::new(large).expect("valid");

@@ -2,7 +2,6 @@
 //!
 //! The expectations are computed from the saved state by its documented layout
 //! and from the inputs, not by the code under test.
-#![expect(dead_code, reason = "each test binary uses its own part")]
 
 pub(crate) mod binding;
 pub(crate) mod evidence;

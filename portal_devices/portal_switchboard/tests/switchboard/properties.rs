@@ -2,13 +2,11 @@
 //! has been told is one true history of the others, and when it has read
 //! everything it knows exactly who is there.
 
-mod board;
-
-use board::Board;
-use board::admission;
-use board::bells;
-use board::board;
-use board::lake;
+use crate::board::Board;
+use crate::board::admission;
+use crate::board::bells;
+use crate::board::board;
+use crate::board::lake;
 use portal_switchboard::Event;
 use portal_switchboard::PeerKey;
 use proptest::collection::vec;
@@ -70,7 +68,7 @@ struct Peer {
 }
 
 impl Peer {
-    fn hear(&mut self, event: Event<board::Bell>) {
+    fn hear(&mut self, event: Event<crate::board::Bell>) {
         match event {
             Event::Joined {
                 peer, epoch, bells, ..

@@ -6,20 +6,18 @@
 //! gone through in an order that the seed decides, all of them before it starts
 //! again.
 
-mod rig;
-
+use crate::rig::CONFIG_AT;
+use crate::rig::MASK_AT;
+use crate::rig::MSIX_CONTROL;
+use crate::rig::Rig;
+use crate::rig::STATUS_AT;
+use crate::rig::TABLE_AT;
+use crate::rig::evidence::Harness;
+use crate::rig::random::Random;
+use crate::rig::shapes;
+use crate::rig::writable;
 use portal_device::Device;
 use portal_device::Input;
-use rig::CONFIG_AT;
-use rig::MASK_AT;
-use rig::MSIX_CONTROL;
-use rig::Rig;
-use rig::STATUS_AT;
-use rig::TABLE_AT;
-use rig::evidence::Harness;
-use rig::random::Random;
-use rig::shapes;
-use rig::writable;
 
 const HARNESS: Harness = Harness {
     threat: "T17",

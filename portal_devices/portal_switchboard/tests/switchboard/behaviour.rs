@@ -1,15 +1,13 @@
 //! What the switchboard does for peers that behave, and what it says to those
 //! that cannot have what they ask for.
 
-mod board;
-
-use board::admission;
-use board::bells;
-use board::board;
-use board::lake;
-use board::name;
-use board::pages;
-use board::state_in_table;
+use crate::board::admission;
+use crate::board::bells;
+use crate::board::board;
+use crate::board::lake;
+use crate::board::name;
+use crate::board::pages;
+use crate::board::state_in_table;
 use hv_shmem::layout::PeerId;
 use hv_shmem::peers::PeerKind;
 use hv_shmem::peers::PeerState;
@@ -26,11 +24,11 @@ use portal_switchboard::StepError;
 use portal_switchboard::Switchboard;
 use std::sync::Arc;
 
-fn events(board: &mut board::Board, key: &PeerKey) -> Vec<Event<board::Bell>> {
+fn events(board: &mut crate::board::Board, key: &PeerKey) -> Vec<Event<crate::board::Bell>> {
     std::iter::from_fn(|| board.next_event(key).expect("a live peer")).collect()
 }
 
-fn inputs(board: &mut board::Board, key: &PeerKey) -> Vec<Input> {
+fn inputs(board: &mut crate::board::Board, key: &PeerKey) -> Vec<Input> {
     events(board, key).iter().map(Event::input).collect()
 }
 
@@ -173,7 +171,7 @@ fn steps_that_a_life_does_not_have_are_errors() {
 #[test]
 fn each_refusal_names_the_thing_and_the_limit() {
     let (mut board, _) = board(2);
-    let refused = |board: &mut board::Board, admission| {
+    let refused = |board: &mut crate::board::Board, admission| {
         board.admit(&lake(), admission).expect_err("is refused")
     };
     let nowhere = board

@@ -6,18 +6,16 @@
 //! that has a life of its own, and walks on. The state is refused and nothing
 //! has changed, or it is taken and everything that holds for a device holds.
 
-mod rig;
-
+use crate::rig::CONFIG_AT;
+use crate::rig::MASK_AT;
+use crate::rig::Rig;
+use crate::rig::TABLE_AT;
+use crate::rig::evidence::Harness;
+use crate::rig::random::Random;
+use crate::rig::shapes;
+use crate::rig::walk::walk;
 use portal_device::SavedState;
 use portal_ivshmem::IvshmemV1Config;
-use rig::CONFIG_AT;
-use rig::MASK_AT;
-use rig::Rig;
-use rig::TABLE_AT;
-use rig::evidence::Harness;
-use rig::random::Random;
-use rig::shapes;
-use rig::walk::walk;
 
 const HARNESS: Harness = Harness {
     threat: "T18",

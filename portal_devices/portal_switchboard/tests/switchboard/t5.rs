@@ -5,14 +5,12 @@
 //! waits for more ids than there are, a key of an earlier life does nothing;
 //! and whenever everybody has left, nothing is held and the whole quota is free.
 
-mod board;
-
-use board::Bell;
-use board::Board;
-use board::admission;
-use board::bells;
-use board::lake;
-use board::pages;
+use crate::board::Bell;
+use crate::board::Board;
+use crate::board::admission;
+use crate::board::bells;
+use crate::board::lake;
+use crate::board::pages;
 use hv_shmem::layout::PeerId;
 use portal_device::inspect::Value;
 use portal_switchboard::Admission;

@@ -1,5 +1,4 @@
 //! A switchboard over heap memory, and bells that know how often they are held.
-#![expect(dead_code, reason = "each test binary uses its own part")]
 
 use hv_shmem::host_pages::HostPages;
 use hv_shmem::layout::PeerId;
