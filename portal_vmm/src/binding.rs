@@ -7,8 +7,10 @@
 //! so that a mistake in a device does not open another peer's section.
 
 use crate::FaultKind;
+use crate::Member;
 use crate::SharedRegion;
 use crate::VmmError;
+use crate::Writable;
 use crate::address_map::Place;
 use crate::fabric::Fabric;
 use crate::hv;
@@ -41,10 +43,26 @@ pub struct ResolvedDevice {
     pub name: String,
     /// The state machine.
     pub device: Box<dyn Device>,
-    /// The region behind its BAR, and the peer that it is in there.
-    pub region: Option<(Arc<SharedRegion>, PeerId)>,
+    /// Device number on the PCI bus, 1 to 31; the next free one when absent.
+    pub slot: Option<u8>,
+    /// The region behind its BAR.
+    pub region: Option<DeviceRegion>,
     /// Where doorbells go and come from.
     pub fabric: Option<Arc<dyn Fabric>>,
+    /// The device's place in the region, given up when the partition ends. The
+    /// device is told of the member's neighbours.
+    pub member: Option<Member>,
+}
+
+/// What of which region a device may map.
+#[derive(Clone, Debug)]
+pub struct DeviceRegion {
+    /// The region.
+    pub region: Arc<SharedRegion>,
+    /// The peer that the device is in it.
+    pub peer: PeerId,
+    /// What it may write.
+    pub writable: Writable,
 }
 
 impl std::fmt::Debug for ResolvedDevice {
@@ -110,10 +128,7 @@ impl Binding {
     }
 
     pub(crate) fn region_name(&self) -> &str {
-        self.parts
-            .region
-            .as_ref()
-            .map_or("", |(region, _)| region.name())
+        self.parts.region.as_ref().map_or("", |at| at.region.name())
     }
 
     /// Gives the device an input and carries its effects out.
@@ -160,8 +175,8 @@ impl Binding {
 
     /// The event that this device hears `vector` on.
     fn own_bell(&self, vector: u16) -> Option<Arc<EventFd>> {
-        let (_, peer) = self.parts.region.as_ref()?;
-        self.bell(peer.0, vector)
+        let at = self.parts.region.as_ref()?;
+        self.bell(at.peer.0, vector)
     }
 
     /// Before a read that shows pending vectors: hands over what waits in the
@@ -270,14 +285,15 @@ impl Binding {
             device: self.parts.name.clone(),
             reason: format!("{reason}: {bytes:#x?} at {gpa:#x}"),
         };
-        let Some((region, peer)) = &self.parts.region else {
+        let Some(at) = &self.parts.region else {
             return Err(refuse("has no region to map"));
         };
         let len = bytes.end.saturating_sub(bytes.start);
-        let Some(host) = region.memory().part(bytes.start, len) else {
+        let Some(host) = at.region.memory().part(bytes.start, len) else {
             return Err(refuse("asks for bytes outside its region"));
         };
-        if access == Access::ReadWrite && !region.may_write(*peer, &bytes) {
+        let allowed = at.region.may_write(at.peer, at.writable, &bytes);
+        if access == Access::ReadWrite && !allowed {
             return Err(refuse("asks to write what another peer writes"));
         }
         let place = Place::DeviceMemory {

@@ -2,11 +2,16 @@
 //! into memory, devices and vCPUs without running anything.
 
 use crate::Console;
+use crate::DeniedWrite;
+use crate::Join;
+use crate::Member;
 use crate::Partition;
 use crate::RamBacking;
 use crate::RegionAttachment;
+use crate::RegionHost;
 use crate::ResolvedDevice;
 use crate::VmmError;
+use crate::Writable;
 use crate::address_map::AddressMap;
 use crate::address_map::Place;
 use crate::binding::Binding;
@@ -27,9 +32,15 @@ use crate::partition::ThreadPlan;
 use crate::pci;
 use crate::platform::Platform;
 use crate::platform::Resources;
+use crate::resolvers::DeviceContext;
+use crate::resolvers::PciResolvers;
 use portal_boot_abi as abi;
 use portal_boot_abi::BootInfo;
 use portal_boot_abi::RegionInfo;
+use portal_resources::DeniedWrites;
+use portal_resources::FixedRegionHandle;
+use portal_resources::PciDevice;
+use portal_resources::Resource;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +84,8 @@ pub struct PartitionBuilder {
     pub regions: Vec<RegionAttachment>,
     /// Devices on the PCI bus, from slot 1 on, at most 31.
     pub devices: Vec<ResolvedDevice>,
+    /// Places in regions that end with the partition.
+    pub members: Vec<Member>,
     /// Whether doorbells may take the kernel's path; off, every one leaves the
     /// guest for user space.
     pub kernel_doorbells: bool,
@@ -93,6 +106,7 @@ impl PartitionBuilder {
             pin: Vec::new(),
             regions: Vec::new(),
             devices: Vec::new(),
+            members: Vec::new(),
             kernel_doorbells: true,
         }
     }
@@ -151,6 +165,57 @@ impl PartitionBuilder {
         self
     }
 
+    /// Adds the device that a handle describes.
+    ///
+    /// # Errors
+    /// [`VmmError::Device`] with the resolver's reason.
+    pub fn resource(
+        self,
+        resource: &Resource<PciDevice>,
+        resolvers: &PciResolvers,
+        regions: &RegionHost,
+    ) -> Result<Self, VmmError> {
+        let mut context = DeviceContext {
+            partition: self.name.clone(),
+            regions: regions.clone(),
+        };
+        let device =
+            resolvers
+                .resolve(resource, &mut context)
+                .map_err(|error| VmmError::Device {
+                    device: resource.id().to_owned(),
+                    reason: error.to_string(),
+                })?;
+        Ok(self.device(device))
+    }
+
+    /// Joins a region and adds it at the fixed address of its handle.
+    ///
+    /// # Errors
+    /// [`VmmError::Region`].
+    pub fn fixed_region(
+        mut self,
+        handle: &FixedRegionHandle,
+        regions: &RegionHost,
+    ) -> Result<Self, VmmError> {
+        let join = Join::partition(self.name.clone(), handle.peer, 0);
+        let member = regions.join(&handle.region, &join)?;
+        let region = member.region().clone();
+        self.regions.push(RegionAttachment {
+            gpa: handle.gpa,
+            peer: member.peer(),
+            epoch: u64::from(member.epoch()),
+            writable: Writable::of(handle.mapping, &region),
+            denied_write: match handle.denied_writes {
+                DeniedWrites::Drop => DeniedWrite::Drop,
+                DeniedWrites::Stop => DeniedWrite::Stop,
+            },
+            region,
+        });
+        self.members.push(member);
+        Ok(self)
+    }
+
     /// Allows or forbids the kernel's path for doorbells.
     pub fn kernel_doorbells(mut self, allowed: bool) -> Self {
         self.kernel_doorbells = allowed;
@@ -198,11 +263,10 @@ impl PartitionBuilder {
             .devices
             .iter()
             .filter_map(|device| device.region.as_ref());
-        let mut regions = self.regions.iter().map(|at| &at.region);
-        let enforced = regions.any(|region| region.enforced())
-            || behind_bars
-                .map(|(region, _)| region)
-                .any(|region| region.enforced());
+        let fixed = self.regions.iter().map(|at| at.writable);
+        let enforced = fixed
+            .chain(behind_bars.map(|at| at.writable))
+            .any(|writable| writable != Writable::All);
         if enforced && !hypervisor.capabilities().readonly_memory {
             return Err(VmmError::Missing {
                 name: "KVM_CAP_READONLY_MEM",
@@ -234,14 +298,21 @@ impl PartitionBuilder {
         let kernel_doorbells = self.kernel_doorbells && hypervisor.capabilities().ioeventfd;
         let resources = Resources::new(hv.clone(), map, kernel_doorbells);
         let mut devices = Vec::new();
-        for (index, parts) in std::mem::take(&mut self.devices).into_iter().enumerate() {
+        let mut members: Vec<_> = self
+            .members
+            .drain(..)
+            .map(|member| (None, member))
+            .collect();
+        let slots = self.slots()?;
+        for (index, mut parts) in std::mem::take(&mut self.devices).into_iter().enumerate() {
+            members.extend(parts.member.take().map(|member| (Some(index), member)));
             let mut binding = Binding::new(index, parts);
             firmware::enable(&self.name, index, &mut binding, &mut plan, &resources)?;
             devices.push(binding);
         }
         let vcpus = self.make_vcpus(hypervisor, &*hv, &ram, &plan)?;
         let uart = Uart::new(self.console);
-        let platform = Platform::new(ram, resources, self.regions, devices, uart);
+        let platform = Platform::new(ram, resources, self.regions, devices, slots, uart);
         Ok(Partition::new(Parts {
             name: self.name,
             created,
@@ -250,7 +321,31 @@ impl PartitionBuilder {
             vcpus,
             platform: Arc::new(platform),
             plan: ThreadPlan { pin: self.pin },
+            members,
         }))
+    }
+
+    /// Which device goes into which slot: first those that say, then the rest.
+    fn slots(&self) -> Result<[Option<usize>; pci::SLOTS], VmmError> {
+        let mut slots = [None; pci::SLOTS];
+        let asked = |device: &&ResolvedDevice| device.slot.is_some();
+        for (index, device) in self.devices.iter().enumerate().filter(|(_, d)| asked(d)) {
+            let slot = device.slot.unwrap_or(0);
+            match slots.get_mut(usize::from(slot)).filter(|_| slot > 0) {
+                Some(free @ None) => *free = Some(index),
+                _ => {
+                    let limit = format!("must be 1 to {} and used once", pci::SLOTS - 1);
+                    return Err(self.config("slot", slot, limit));
+                }
+            }
+        }
+        let rest = self.devices.iter().enumerate().filter(|(_, d)| !asked(d));
+        for (index, _) in rest {
+            if let Some(free) = slots.iter_mut().skip(1).find(|slot| slot.is_none()) {
+                *free = Some(index);
+            }
+        }
+        Ok(slots)
     }
 
     /// Puts RAM, the devices that are always there and the regions on the map.
@@ -289,7 +384,7 @@ impl PartitionBuilder {
                 );
                 return Err(self.config("gpa", format!("{:#x}", at.gpa), limit));
             }
-            for part in at.region.parts(at.peer) {
+            for part in at.region.parts(at.peer, at.writable) {
                 let place = Place::Region {
                     attachment,
                     access: part.access,
@@ -336,9 +431,9 @@ impl PartitionBuilder {
                 gpa: at.gpa,
                 size: at.region.size(),
                 epoch: at.epoch,
-                flags: match at.region.enforced() {
-                    true => abi::REGION_SECTIONED,
-                    false => abi::REGION_FLAT,
+                flags: match at.writable {
+                    Writable::Own | Writable::Nothing => abi::REGION_SECTIONED,
+                    Writable::All => abi::REGION_FLAT,
                 },
                 peer: at.peer.0,
                 reserved: 0,

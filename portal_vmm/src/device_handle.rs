@@ -56,7 +56,7 @@ impl DeviceHandle {
         Some(binding.device().inspect())
     }
 
-    fn tell(&self, input: Input) {
+    pub(crate) fn tell(&self, input: Input) {
         if let Some(shared) = self.shared.upgrade()
             && let Err(cause) = shared.platform.tell(self.index, input)
         {

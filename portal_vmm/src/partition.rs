@@ -19,6 +19,7 @@ use crate::DeviceHandle;
 use crate::DeviceStats;
 use crate::Fault;
 use crate::FaultKind;
+use crate::Member;
 use crate::Outcome;
 use crate::Overrun;
 use crate::VmmError;
@@ -93,6 +94,8 @@ pub(crate) struct Shared {
     pub(crate) created: Instant,
     pub(crate) first_entry: OnceLock<Instant>,
     deadline: Duration,
+    /// Places in regions, given up when the run ends.
+    members: Mutex<Vec<Member>>,
 }
 
 impl Shared {
@@ -146,13 +149,25 @@ impl Shared {
     /// A vCPU's thread is over.
     pub(crate) fn thread_ended(&self, vcpu: u32, rip: Option<u64>) {
         let mut control = self.control();
-        control.alive = control.alive.saturating_sub(1);
         control.rips.extend(rip.map(|rip| (vcpu, rip)));
-        if control.alive == 0 {
+        if control.alive == 1 {
+            // The last one: nothing of the guest runs any more. Its neighbours
+            // know before anybody here does.
             control.rips.sort_unstable();
-            self.platform.uart().finish();
+            drop(control);
+            self.give_up();
+            control = self.control();
         }
+        control.alive = control.alive.saturating_sub(1);
         self.changed.notify_all();
+    }
+
+    /// Leaves the regions and passes on the last of the console's output.
+    fn give_up(&self) {
+        self.platform.uart().finish();
+        let members = self.members.lock();
+        let members = std::mem::take(&mut *members.unwrap_or_else(PoisonError::into_inner));
+        drop(members);
     }
 
     /// The deadline has passed.
@@ -240,12 +255,14 @@ pub(crate) struct Parts {
     pub(crate) vcpus: Vec<Box<dyn HvVcpu>>,
     pub(crate) platform: Arc<Platform>,
     pub(crate) plan: ThreadPlan,
+    /// Places in regions, with the index of the device that each is for.
+    pub(crate) members: Vec<(Option<usize>, Member)>,
 }
 
 impl Partition {
     pub(crate) fn new(parts: Parts) -> Self {
         let reader = |vcpu: &Box<dyn HvVcpu>| StatsReader::new(vcpu.statistics()?).ok();
-        Self {
+        let partition = Self {
             kernel: parts.vcpus.iter().map(reader).collect(),
             counters: parts.vcpus.iter().map(|_| Arc::default()).collect(),
             shared: Arc::new(Shared {
@@ -258,13 +275,27 @@ impl Partition {
                 created: parts.created,
                 first_entry: OnceLock::new(),
                 deadline: parts.deadline,
+                members: Mutex::default(),
             }),
             hv: parts.hv,
             waiting: parts.vcpus,
             threads: Vec::new(),
             build: parts.created.elapsed(),
             plan: parts.plan,
+        };
+        let devices = partition.devices();
+        for (index, member) in parts.members {
+            if let Some(device) = index.and_then(|index| devices.get(index)) {
+                member.listen(device.clone());
+            }
+            let mut members = partition
+                .shared
+                .members
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            members.push(member);
         }
+        partition
     }
 
     /// The partition's name.
@@ -523,6 +554,7 @@ impl Partition {
 impl Drop for Partition {
     fn drop(&mut self) {
         self.end_and_join();
+        self.shared.give_up();
         self.shared.platform.detach();
     }
 }

@@ -6,7 +6,7 @@
 //! access is cut into naturally aligned pieces of 1, 2 or 4 bytes, so that a
 //! device never sees a width that PCI does not have.
 
-/// Device numbers of one bus.
+/// Device numbers of one bus; 0 is the host bridge.
 pub(crate) const SLOTS: usize = 32;
 /// Bytes of one function's configuration space.
 const FUNCTION: u64 = 4096;
@@ -26,8 +26,8 @@ const DATA_PORT: u16 = 0xCFC;
 pub(crate) enum Function {
     /// The host bridge.
     Bridge,
-    /// The device in slot 1 to 31, by its index from 0.
-    Device(usize),
+    /// Function 0 of slot 1 to 31.
+    Slot(usize),
     /// Nothing there: reads as ones.
     Absent,
 }
@@ -95,7 +95,7 @@ pub(crate) fn ecam(offset: u64) -> (Function, u16) {
 fn function(slot: usize, number: usize) -> Function {
     match (slot, number) {
         (0, 0) => Function::Bridge,
-        (slot, 0) if slot < SLOTS => Function::Device(slot - 1),
+        (slot, 0) if slot < SLOTS => Function::Slot(slot),
         _ => Function::Absent,
     }
 }
@@ -184,8 +184,8 @@ mod tests {
     #[test]
     fn ecam_offsets_name_slot_function_and_register() {
         assert_eq!(ecam(0), (Function::Bridge, 0));
-        assert_eq!(ecam(1 << 15 | 0x10), (Function::Device(0), 0x10));
-        assert_eq!(ecam(31 << 15 | 0xFFF), (Function::Device(30), 0xFFF));
+        assert_eq!(ecam(1 << 15 | 0x10), (Function::Slot(1), 0x10));
+        assert_eq!(ecam(31 << 15 | 0xFFF), (Function::Slot(31), 0xFFF));
         assert_eq!(ecam(1 << 15 | 1 << 12), (Function::Absent, 0));
         assert_eq!(ecam(1 << 12), (Function::Absent, 0));
     }
@@ -196,7 +196,7 @@ mod tests {
         assert_eq!(ports.decode(0xCFC, 4), Some(PortAccess::Nothing));
         ports.set_latch(0x8000_0800 | 0x13);
         assert_eq!(ports.latch(), 0x8000_0810);
-        let device = Function::Device(0);
+        let device = Function::Slot(1);
         assert_eq!(
             ports.decode(0xCFE, 2),
             Some(PortAccess::Config(device, 0x12))

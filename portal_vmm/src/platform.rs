@@ -68,6 +68,8 @@ pub(crate) struct Platform {
     pub(crate) resources: Resources,
     regions: Vec<RegionAttachment>,
     devices: Vec<Mutex<Binding>>,
+    /// Which device is in which slot of the bus.
+    slots: [Option<usize>; pci::SLOTS],
     uart: Mutex<Uart>,
     config_ports: Mutex<ConfigPorts>,
 }
@@ -78,9 +80,11 @@ impl Platform {
         resources: Resources,
         regions: Vec<RegionAttachment>,
         devices: Vec<Binding>,
+        slots: [Option<usize>; pci::SLOTS],
         uart: Uart,
     ) -> Self {
         Self {
+            slots,
             ram,
             resources,
             regions,
@@ -121,16 +125,20 @@ impl Platform {
         }
     }
 
+    fn in_slot(&self, slot: usize) -> Option<usize> {
+        self.slots.get(slot).copied().flatten()
+    }
+
     fn config_read(&self, function: Function, register: u16, len: u8) -> Result<u64, StopCause> {
         match function {
             Function::Bridge => Ok(pci::bridge_register(register, len)),
-            Function::Device(device) => self.tell(
-                device,
-                Input::ConfigRead {
-                    offset: register,
-                    len,
-                },
-            ),
+            Function::Slot(slot) => match self.in_slot(slot) {
+                Some(device) => {
+                    let offset = register;
+                    self.tell(device, Input::ConfigRead { offset, len })
+                }
+                None => Ok(u64::MAX),
+            },
             Function::Absent => Ok(u64::MAX),
         }
     }
@@ -142,7 +150,9 @@ impl Platform {
         len: u8,
         value: u32,
     ) -> Result<(), StopCause> {
-        if let Function::Device(device) = function {
+        if let Function::Slot(slot) = function
+            && let Some(device) = self.in_slot(slot)
+        {
             self.tell(
                 device,
                 Input::ConfigWrite {

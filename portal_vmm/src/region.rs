@@ -25,6 +25,8 @@ pub struct SharedRegion {
     memory: HostRange,
     layout: Layout,
     enforced: bool,
+    /// Kept for its locks and descriptors.
+    backing: Option<Arc<Backing>>,
 }
 
 /// A part of a region with one kind of access.
@@ -36,6 +38,29 @@ pub struct RegionPart {
     pub len: u64,
     /// What the guest may do there.
     pub access: Access,
+}
+
+/// What of a region a partition may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writable {
+    /// Its own section and the common one.
+    Own,
+    /// Everything.
+    All,
+    /// Nothing.
+    Nothing,
+}
+
+impl Writable {
+    /// What a handle asks for, as far as the region is made for it: in a flat
+    /// region checks alone keep peers apart, so only reading can be enforced.
+    pub fn of(mapping: portal_resources::Mapping, region: &SharedRegion) -> Self {
+        match mapping {
+            portal_resources::Mapping::ReadOnly => Self::Nothing,
+            portal_resources::Mapping::Sectioned if region.enforced => Self::Own,
+            portal_resources::Mapping::Sectioned | portal_resources::Mapping::Flat => Self::All,
+        }
+    }
 }
 
 /// What a guest's store to a part that is read-only to it comes to.
@@ -55,22 +80,28 @@ impl SharedRegion {
     ///
     /// # Errors
     /// [`VmmError::Region`] with what the backing says.
-    pub fn of_backing(name: impl Into<String>, backing: &Backing) -> Result<Arc<Self>, VmmError> {
-        let name = name.into();
+    pub fn of_backing(
+        name: impl Into<String>,
+        backing: impl Into<Arc<Backing>>,
+    ) -> Result<Arc<Self>, VmmError> {
+        let (name, backing) = (name.into(), backing.into());
         let mapping = backing.map(View::OWNER).map_err(|error| VmmError::Region {
             region: name.clone(),
             reason: error.to_string(),
         })?;
-        Ok(Self::new(
+        let (layout, enforced) = (backing.layout().clone(), backing.is_sectioned());
+        Ok(Arc::new(Self {
             name,
+            memory: HostRange::of_mapping(&mapping),
             mapping,
-            backing.layout().clone(),
-            backing.is_sectioned(),
-        ))
+            layout,
+            enforced,
+            backing: Some(backing),
+        }))
     }
 
     /// Takes a mapping that is writable wherever a partition is to write.
-    /// `enforced` makes others' sections read-only in the second stage.
+    /// `enforced`: others' sections are to be read-only in the second stage.
     pub fn new(
         name: impl Into<String>,
         mapping: Mapping,
@@ -83,7 +114,13 @@ impl SharedRegion {
             mapping,
             layout,
             enforced,
+            backing: None,
         })
+    }
+
+    /// The storage, when the region was made from it.
+    pub fn backing(&self) -> Option<&Arc<Backing>> {
+        self.backing.as_ref()
     }
 
     /// Name, for messages and for handles that refer to it.
@@ -101,7 +138,8 @@ impl SharedRegion {
         &self.layout
     }
 
-    /// Whether others' sections are read-only in the second stage.
+    /// Whether others' sections are read-only in the second stage, unless a
+    /// partition is configured otherwise.
     pub fn enforced(&self) -> bool {
         self.enforced
     }
@@ -116,8 +154,13 @@ impl SharedRegion {
     }
 
     /// Whether `peer` may write all of these bytes.
-    pub(crate) fn may_write(&self, peer: PeerId, bytes: &std::ops::Range<u64>) -> bool {
-        self.parts(peer).iter().any(|part| {
+    pub(crate) fn may_write(
+        &self,
+        peer: PeerId,
+        writable: Writable,
+        bytes: &std::ops::Range<u64>,
+    ) -> bool {
+        self.parts(peer, writable).iter().any(|part| {
             part.access == Access::ReadWrite
                 && part.offset <= bytes.start
                 && bytes.end <= part.offset + part.len
@@ -126,14 +169,19 @@ impl SharedRegion {
 
     /// What `peer` may do where: gapless, in order, neighbours with different
     /// access.
-    pub fn parts(&self, peer: PeerId) -> Vec<RegionPart> {
+    pub fn parts(&self, peer: PeerId, writable: Writable) -> Vec<RegionPart> {
         let size = self.layout.size;
-        if !self.enforced {
-            return vec![RegionPart {
+        let whole = |access| {
+            vec![RegionPart {
                 offset: 0,
                 len: size,
-                access: Access::ReadWrite,
-            }];
+                access,
+            }]
+        };
+        match writable {
+            Writable::All => return whole(Access::ReadWrite),
+            Writable::Nothing => return whole(Access::ReadOnly),
+            Writable::Own => {}
         }
         let mut parts: Vec<RegionPart> = Vec::new();
         let own = self.layout.section(peer);
@@ -175,6 +223,8 @@ pub struct RegionAttachment {
     pub peer: PeerId,
     /// Epoch under which the host admitted it.
     pub epoch: u64,
+    /// What it may write.
+    pub writable: Writable,
     /// What a store to someone else's part comes to.
     pub denied_write: DeniedWrite,
 }
@@ -192,7 +242,7 @@ mod tests {
             .common(common)
             .sectioned(enforced);
         let backing = Backing::create(&spec, &BackingConfig::default()).unwrap();
-        SharedRegion::of_backing("r", &backing).unwrap()
+        SharedRegion::of_backing("r", backing).unwrap()
     }
 
     #[test]
@@ -201,7 +251,7 @@ mod tests {
             let region = region(common, true);
             let layout = region.layout().clone();
             for peer in layout.peers() {
-                let parts = region.parts(peer);
+                let parts = region.parts(peer, Writable::Own);
                 assert!(parts.len() <= 5);
                 let mut next = 0;
                 for part in &parts {
@@ -220,20 +270,22 @@ mod tests {
 
     #[test]
     fn a_stranger_writes_nothing_but_the_common_section() {
-        let parts = region(0, true).parts(PeerId(77));
+        let parts = region(0, true).parts(PeerId(77), Writable::Own);
         assert_eq!(parts.len(), 1);
         assert_eq!(parts[0].access, Access::ReadOnly);
     }
 
     #[test]
-    fn a_flat_region_is_one_writable_part() {
+    fn a_flat_region_is_one_part_whatever_a_handle_asks() {
         let region = region(0, false);
-        assert!(!region.enforced());
-        let parts = region.parts(PeerId(1));
-        assert_eq!(parts.len(), 1);
-        assert_eq!(
-            (parts[0].len, parts[0].access),
-            (1 << 20, Access::ReadWrite)
-        );
+        for (mapping, access) in [
+            (portal_resources::Mapping::Sectioned, Access::ReadWrite),
+            (portal_resources::Mapping::Flat, Access::ReadWrite),
+            (portal_resources::Mapping::ReadOnly, Access::ReadOnly),
+        ] {
+            let parts = region.parts(PeerId(1), Writable::of(mapping, &region));
+            assert_eq!(parts.len(), 1);
+            assert_eq!((parts[0].len, parts[0].access), (1 << 20, access));
+        }
     }
 }

@@ -21,6 +21,7 @@ use portal_ivshmem::IvshmemV1Config;
 use portal_ivshmem::Window;
 use portal_vmm::Bells;
 use portal_vmm::DeniedWrite;
+use portal_vmm::DeviceRegion;
 use portal_vmm::FaultKind;
 use portal_vmm::Kvm;
 use portal_vmm::Outcome;
@@ -29,6 +30,7 @@ use portal_vmm::PartitionBuilder;
 use portal_vmm::RegionAttachment;
 use portal_vmm::ResolvedDevice;
 use portal_vmm::SharedRegion;
+use portal_vmm::Writable;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -116,15 +118,14 @@ image!(
     "iretq",
 );
 
-fn region(sectioned: bool, storage: Storage) -> (Backing, Arc<SharedRegion>) {
+fn region(sectioned: bool, storage: Storage) -> Arc<SharedRegion> {
     let spec = RegionSpec::new(Name::new("shared").unwrap(), SIZE, PEERS).sectioned(sectioned);
     let config = BackingConfig {
         storage,
         ..BackingConfig::default()
     };
     let backing = Backing::create(&spec, &config).unwrap();
-    let region = SharedRegion::of_backing("shared", &backing).unwrap();
-    (backing, region)
+    SharedRegion::of_backing("shared", backing).unwrap()
 }
 
 fn at(region: &Arc<SharedRegion>, peer: u16, denied_write: DeniedWrite) -> RegionAttachment {
@@ -133,8 +134,13 @@ fn at(region: &Arc<SharedRegion>, peer: u16, denied_write: DeniedWrite) -> Regio
         gpa: WINDOW64_GPA,
         peer: PeerId(peer),
         epoch: 1,
+        writable: writable(region),
         denied_write,
     }
+}
+
+fn writable(region: &SharedRegion) -> Writable {
+    Writable::of(portal_resources::Mapping::Sectioned, region)
 }
 
 fn ivshmem(region: &Arc<SharedRegion>, peer: u16, bells: &Arc<Bells>) -> ResolvedDevice {
@@ -154,8 +160,14 @@ fn ivshmem(region: &Arc<SharedRegion>, peer: u16, bells: &Arc<Bells>) -> Resolve
     ResolvedDevice {
         name: "ivshmem0".to_owned(),
         device: Box::new(device.unwrap()),
-        region: Some((region.clone(), peer)),
+        slot: None,
+        region: Some(DeviceRegion {
+            region: region.clone(),
+            peer,
+            writable: writable(region),
+        }),
         fabric: Some(bells.clone()),
+        member: None,
     }
 }
 
@@ -191,7 +203,7 @@ fn a_store_to_the_own_section_is_seen_by_host_and_neighbour() {
         return;
     };
     for sectioned in [true, false] {
-        let (_backing, region) = region(sectioned, Storage::Memfd);
+        let region = region(sectioned, Storage::Memfd);
         let own = region.layout().section(PeerId(2)).start + 0x123 * 8;
         let mem = region.mapping().mem();
         assert_eq!(mem.load_u32(own, hv_shmem::mem::Ordering::Relaxed), 0);
@@ -215,7 +227,7 @@ fn a_store_to_anothers_section_stops_the_partition() {
     let Some(hypervisor) = hypervisor() else {
         return;
     };
-    let (_backing, region) = region(true, Storage::Memfd);
+    let region = region(true, Storage::Memfd);
     let other = region.layout().section(PeerId(1)).start + 64;
     for offset in [other, 0x1000] {
         let builder =
@@ -242,7 +254,7 @@ fn a_store_to_anothers_section_can_be_dropped_and_counted() {
     let Some(hypervisor) = hypervisor() else {
         return;
     };
-    let (_backing, region) = region(true, Storage::Memfd);
+    let region = region(true, Storage::Memfd);
     let other = region.layout().section(PeerId(1)).start + 64;
     let builder = partition("greedy", store_at_offset()).region(at(&region, 0, DeniedWrite::Drop));
     let greedy = started(&hypervisor, builder, other);
@@ -258,7 +270,7 @@ fn the_same_store_reaches_a_flat_region() {
     let Some(hypervisor) = hypervisor() else {
         return;
     };
-    let (_backing, region) = region(false, Storage::Memfd);
+    let region = region(false, Storage::Memfd);
     let other = region.layout().section(PeerId(1)).start + 64;
     let builder = partition("greedy", store_at_offset()).region(at(&region, 0, DeniedWrite::Stop));
     let greedy = started(&hypervisor, builder, other);
@@ -274,8 +286,8 @@ fn a_truncated_backing_stops_its_users_only() {
     };
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("region");
-    let (_backing, lost) = region(false, Storage::File(path.clone()));
-    let (_other, kept) = region(true, Storage::Memfd);
+    let lost = region(false, Storage::File(path.clone()));
+    let kept = region(true, Storage::Memfd);
     let offset = SIZE - 4096;
     let looking = |name: &str, region: &Arc<SharedRegion>| {
         let builder = partition(name, load_at_offset_for_ever());
@@ -308,7 +320,7 @@ fn overlapping_and_misplaced_regions_are_refused() {
     let Some(hypervisor) = hypervisor() else {
         return;
     };
-    let (_backing, region) = region(true, Storage::Memfd);
+    let region = region(true, Storage::Memfd);
     let refused = |gpas: &[u64], word: &str| {
         let mut builder = partition("p", store_at_offset());
         for gpa in gpas {
@@ -327,7 +339,7 @@ fn overlapping_and_misplaced_regions_are_refused() {
 
 /// Two partitions with ivshmem on one region, B listening before A rings.
 fn ring(hypervisor: &Kvm, rings: u64, heard: u64, kernel: bool) -> (Partition, Partition) {
-    let (_backing, region) = region(true, Storage::Memfd);
+    let region = region(true, Storage::Memfd);
     let bells = Bells::new();
     bells.add(0, 2).unwrap();
     bells.add(1, 2).unwrap();
@@ -395,7 +407,7 @@ fn a_store_through_bar2_to_anothers_section_stops_the_partition() {
     let Some(hypervisor) = hypervisor() else {
         return;
     };
-    let (_backing, region) = region(true, Storage::Memfd);
+    let region = region(true, Storage::Memfd);
     let bells = Bells::new();
     bells.add(0, 2).unwrap();
     let own = region.layout().section(PeerId(0)).start;

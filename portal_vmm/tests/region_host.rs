@@ -1,0 +1,291 @@
+//! Handles, resolvers and members on real KVM: partitions that join a region by
+//! configuration alone, come and go, and ring each other.
+#![expect(unsafe_code, reason = "images are assembled into the test binary")]
+
+mod guest;
+
+use guest::PATIENCE;
+use guest::hypervisor;
+use guest::partition;
+use hv_shmem::doorbell::Bell;
+use hv_shmem::doorbell::Heard;
+use hv_shmem::header::HEADER_BYTES;
+use hv_shmem::header::Header;
+use hv_shmem::layout::HEADER_AT;
+use hv_shmem::layout::PeerId;
+use hv_shmem::mem::SharedMem;
+use portal_resources::DeniedWrites;
+use portal_resources::FixedRegionHandle;
+use portal_resources::IvshmemV1Handle;
+use portal_resources::PciDevice;
+use portal_resources::RegionHandle;
+use portal_resources::Resource;
+use portal_vmm::FaultKind;
+use portal_vmm::Join;
+use portal_vmm::Kvm;
+use portal_vmm::Outcome;
+use portal_vmm::Partition;
+use portal_vmm::PartitionBuilder;
+use portal_vmm::RegionHost;
+use portal_vmm::resolvers;
+use std::time::Duration;
+use std::time::Instant;
+
+/// Room for 65 sections.
+const SIZE: u64 = 4 << 20;
+
+// Rings peer 0, vector 1, as often as the word at 0x180000 says, then spins.
+image!(
+    ring_peer_0,
+    "mov edx, 0xE0008010",
+    "mov ebx, [rdx]",
+    "and ebx, 0xFFFFFFF0",
+    "mov ecx, [0x180000]",
+    "2: mov dword ptr [rbx + 12], 1",
+    "dec ecx",
+    "jnz 2b",
+    "mov byte ptr [0x180020], 1",
+    "3: pause",
+    "jmp 3b",
+);
+
+image!(
+    ring_then_exit,
+    "mov edx, 0xE0008010",
+    "mov ebx, [rdx]",
+    "and ebx, 0xFFFFFFF0",
+    "mov dword ptr [rbx + 12], 1",
+    "mov dword ptr [rbx + 12], 0x50007",
+    "xor eax, eax",
+    "out 0xf4, eax",
+);
+
+// Stores to host pages at the fixed address, then exits with 3.
+image!(
+    store_to_host_pages,
+    "mov rax, [rdi + 128]",
+    "mov dword ptr [rax + 0x1000], 7",
+    "mov eax, 3",
+    "out 0xf4, eax",
+);
+
+fn regions(peers: u16) -> RegionHost {
+    let host = RegionHost::new();
+    let mut handle = RegionHandle::new("lake", SIZE);
+    handle.max_peers = peers;
+    host.create(&handle).unwrap();
+    host
+}
+
+fn with_ivshmem(builder: PartitionBuilder, regions: &RegionHost) -> PartitionBuilder {
+    let mut handle = IvshmemV1Handle::new("lake");
+    handle.vectors = 2;
+    let resource = Resource::<PciDevice>::new(&handle).unwrap();
+    let resolvers = resolvers::standard().unwrap();
+    builder.resource(&resource, &resolvers, regions).unwrap()
+}
+
+fn started(hypervisor: &Kvm, builder: PartitionBuilder, word: u32) -> Partition {
+    let mut partition = builder.build(hypervisor).unwrap();
+    partition.write_ram(0x18_0000, &word.to_le_bytes()).unwrap();
+    partition.start().unwrap();
+    partition
+}
+
+#[test]
+fn a_partition_rings_host_code_and_its_end_is_told() {
+    let Some(hypervisor) = hypervisor() else {
+        return;
+    };
+    let regions = regions(4);
+    let controller = regions
+        .join("lake", &Join::host("controller", Some(0), 2))
+        .unwrap();
+    let other = regions.join("lake", &Join::host("other", None, 1)).unwrap();
+    assert_eq!((controller.peer(), other.peer()), (PeerId(0), PeerId(1)));
+    let guest = started(
+        &hypervisor,
+        with_ivshmem(partition("guest", ring_then_exit()), &regions),
+        0,
+    );
+    assert!(controller.doorbell(PeerId(2), 1).is_some());
+    let bell = controller.bell(1).unwrap();
+    assert_eq!(bell.wait(Some(PATIENCE)).unwrap(), Heard::Rang);
+    assert_eq!(guest.wait(PATIENCE), Some(Outcome::Exited(0)));
+    // The end of the run is the end of the member, before the partition is dropped.
+    assert!(controller.doorbell(PeerId(2), 1).is_none());
+    let again = regions
+        .join("lake", &Join::host("successor", Some(2), 1))
+        .unwrap();
+    assert!(again.epoch() > controller.epoch());
+    drop(guest);
+    assert!(controller.ring(PeerId(2), 0));
+    assert_eq!(
+        again.bell(0).unwrap().wait(Some(PATIENCE)).unwrap(),
+        Heard::Rang
+    );
+    let counters = regions.inspect().to_string();
+    assert!(counters.contains("successor"), "{counters}");
+}
+
+#[test]
+fn a_peer_that_leaves_is_unrouted_and_one_that_comes_is_routed() {
+    let Some(hypervisor) = hypervisor() else {
+        return;
+    };
+    let regions = regions(4);
+    let first = regions
+        .join("lake", &Join::host("first", Some(0), 2))
+        .unwrap();
+    let old = first.bell(1).unwrap();
+    let builder = with_ivshmem(partition("guest", ring_peer_0()), &regions);
+    let guest = started(&hypervisor, builder, u32::MAX);
+    assert_eq!(old.wait(Some(PATIENCE)).unwrap(), Heard::Rang);
+    drop(first);
+    // What was under way has been heard by now; nothing more comes.
+    let _ = old.wait(Some(Duration::ZERO));
+    assert_eq!(
+        old.wait(Some(Duration::from_millis(50))).unwrap(),
+        Heard::TimedOut
+    );
+    let second = regions
+        .join("lake", &Join::host("second", Some(0), 2))
+        .unwrap();
+    let new = second.bell(1).unwrap();
+    assert_eq!(new.wait(Some(PATIENCE)).unwrap(), Heard::Rang);
+    assert_eq!(guest.stop().unwrap(), Outcome::Stopped);
+}
+
+#[test]
+fn a_fixed_region_comes_from_its_handle() {
+    let Some(hypervisor) = hypervisor() else {
+        return;
+    };
+    let regions = regions(4);
+    let mut handle = FixedRegionHandle::new("lake", 0x10_4000_0000);
+    for (denied, expected) in [(DeniedWrites::Drop, Some(3)), (DeniedWrites::Stop, None)] {
+        handle.denied_writes = denied;
+        let builder = partition("fixed", store_to_host_pages());
+        let builder = builder.fixed_region(&handle, &regions).unwrap();
+        let outcome = started(&hypervisor, builder, 0).wait(PATIENCE).unwrap();
+        match (&outcome, expected) {
+            (Outcome::Exited(code), Some(expected)) => assert_eq!(*code, expected),
+            (Outcome::Faulted(fault), None) => {
+                let FaultKind::ReadOnly { region, offset, .. } = &fault.kind else {
+                    panic!("{outcome}");
+                };
+                assert_eq!((region.as_str(), *offset), ("lake", 0x1000));
+            }
+            _ => panic!("{outcome}"),
+        }
+    }
+}
+
+#[test]
+fn mistakes_in_handles_are_named() {
+    let regions = regions(2);
+    let error = regions
+        .create(&RegionHandle::new("lake", SIZE))
+        .unwrap_err();
+    assert!(error.to_string().contains("lake"), "{error}");
+    let error = regions
+        .create(&RegionHandle::new("odd", SIZE + 1))
+        .unwrap_err();
+    assert!(error.to_string().contains("size"), "{error}");
+    let error = regions.join("sea", &Join::host("a", None, 1)).unwrap_err();
+    assert!(error.to_string().contains("there are: lake"), "{error}");
+    let _a = regions.join("lake", &Join::host("a", None, 1)).unwrap();
+    let error = regions
+        .join("lake", &Join::host("b", Some(0), 1))
+        .unwrap_err();
+    assert!(error.to_string().contains('a'), "{error}");
+    let _b = regions.join("lake", &Join::host("b", None, 1)).unwrap();
+    assert!(regions.join("lake", &Join::host("c", None, 1)).is_err());
+    let builder = partition("p", ring_peer_0());
+    let resource: Resource<PciDevice> =
+        serde_json::from_str(r#"{"id":"ivshmem-v9","handle":{}}"#).unwrap();
+    let resolvers = resolvers::standard().unwrap();
+    let error = builder
+        .resource(&resource, &resolvers, &regions)
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("there are: ivshmem-v1"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_region_file_is_taken_over_with_its_generation_moved() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut handle = RegionHandle::new("lake", SIZE);
+    handle.sectioned = false;
+    handle.backing = portal_resources::BackingHandle::File {
+        path: folder.path().join("lake"),
+    };
+    let generation = |region: &portal_vmm::SharedRegion| {
+        let mut bytes = [0; HEADER_BYTES];
+        region.mapping().mem().read(HEADER_AT, &mut bytes);
+        Header::from_bytes(&bytes).unwrap().generation
+    };
+    let first = RegionHost::new();
+    let before = generation(&first.create(&handle).unwrap());
+    let error = RegionHost::new().create(&handle).unwrap_err();
+    assert!(
+        error.to_string().contains("lake"),
+        "one host at a time: {error}"
+    );
+    drop(first);
+    let second = RegionHost::new();
+    assert_eq!(generation(&second.create(&handle).unwrap()), before + 1);
+    drop(second);
+    handle.size = SIZE / 2;
+    let error = RegionHost::new().create(&handle).unwrap_err();
+    assert!(error.to_string().contains("the file holds"), "{error}");
+}
+
+#[test]
+fn sixty_four_partitions_join_one_region_and_ring() {
+    let Some(hypervisor) = hypervisor() else {
+        return;
+    };
+    let begin = Instant::now();
+    let regions = regions(65);
+    let controller = regions
+        .join("lake", &Join::host("controller", Some(0), 2))
+        .unwrap();
+    let mut partitions = Vec::new();
+    for index in 0..64 {
+        let builder = with_ivshmem(partition(&format!("p{index}"), ring_peer_0()), &regions);
+        partitions.push(started(&hypervisor, builder.ram(2 << 20), 1));
+    }
+    for partition in &partitions {
+        let rang = || {
+            let mut byte = [0];
+            partition.read_ram(0x18_0020, &mut byte).unwrap();
+            byte[0] == 1
+        };
+        while !rang() {
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "{:?}",
+                partition.wait(Duration::ZERO)
+            );
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        partition.pause().unwrap();
+    }
+    assert_eq!(
+        controller.bell(1).unwrap().wait(Some(PATIENCE)).unwrap(),
+        Heard::Rang
+    );
+    for peer in 1..=64 {
+        assert!(controller.ring(PeerId(peer), 0));
+    }
+    eprintln!(
+        "64 partitions joined and ringing after {:?}",
+        begin.elapsed()
+    );
+    drop(partitions);
+    assert!(!controller.ring(PeerId(1), 0));
+    eprintln!("and gone after {:?}", begin.elapsed());
+}
