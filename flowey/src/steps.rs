@@ -268,9 +268,7 @@ fn loom(tally: &mut Tally) -> anyhow::Result<Ended> {
             let mut command = cargo(["test", "--release", "--locked"]);
             command
                 .args(["--package", &package.name, "--test", &model.name])
-                .env("RUSTFLAGS", "--cfg loom")
-                // Other flags would otherwise rebuild everything, twice.
-                .env("CARGO_TARGET_DIR", workspace::target_folder()?.join("loom"));
+                .args(["--features", "loom"]);
             if let failed @ Ended::Failed(_) = tests(tally, &mut command)? {
                 return Ok(failed);
             }

@@ -3,7 +3,8 @@
 //! Everything in this crate that touches a region does so through
 //! [`SharedMem`]: raw pointers, atomics and volatile copies, never a reference.
 //! The same ring, arena and table code therefore runs over a mapping
-//! ([`RawMem`]), a heap, a loom model and the fetch ledger.
+//! ([`RawMem`]), a heap ([`HeapMem`]), a loom model ([`LoomMem`], feature `loom`)
+//! and the fetch ledger ([`LedgerMem`]).
 //!
 //! Offsets are bytes from the start of the window. Values are little-endian.
 //! A window is checked once, when it is made; inside it an out-of-range offset
@@ -14,12 +15,22 @@
 mod copy;
 #[cfg(feature = "std")]
 mod heap;
+#[cfg(feature = "std")]
+mod ledger;
+#[cfg(feature = "loom")]
+mod loom;
 mod raw;
 mod slots;
 
 pub use core::sync::atomic::Ordering;
 #[cfg(feature = "std")]
 pub use heap::HeapMem;
+#[cfg(feature = "std")]
+pub use ledger::Ledger;
+#[cfg(feature = "std")]
+pub use ledger::LedgerMem;
+#[cfg(feature = "loom")]
+pub use loom::LoomMem;
 pub use raw::RawMem;
 pub use slots::Slots;
 

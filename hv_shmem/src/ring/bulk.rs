@@ -377,7 +377,11 @@ impl<M: SharedMem> BulkReceiver<M> {
             self.poison = Some(v);
             return Err(v.into());
         }
-        self.ready = found;
+        self.ready = if cfg!(feature = "negative_control_fetch") {
+            self.produced.load(FIRST_WORD, Ordering::Acquire)
+        } else {
+            found
+        };
         // On "empty" the cursor is left alone: less than a quarter of the ring
         // is consumed and not published, so that the sender is never without
         // space because of it.

@@ -154,7 +154,9 @@ impl<M: SharedMem> OwnCursor<M> {
             .mem()
             .store_u64(EVENT_INDEX, position, Ordering::Relaxed);
         // Pairs with the fence in `PeerCursor::wake`.
-        self.line.mem().fence(Ordering::SeqCst);
+        if !cfg!(feature = "negative_control_fence") {
+            self.line.mem().fence(Ordering::SeqCst);
+        }
     }
 }
 
