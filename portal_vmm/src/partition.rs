@@ -555,7 +555,6 @@ impl Drop for Partition {
     fn drop(&mut self) {
         self.end_and_join();
         self.shared.give_up();
-        self.shared.platform.detach();
     }
 }
 

@@ -116,15 +116,6 @@ impl Platform {
         }
     }
 
-    /// Undoes what the devices have in place.
-    pub(crate) fn detach(&self) {
-        for mut binding in self.devices() {
-            // Nothing runs any more, so a device that wants to stop the partition
-            // has its wish.
-            let _ = binding.step(Input::Detach, &self.resources);
-        }
-    }
-
     fn in_slot(&self, slot: usize) -> Option<usize> {
         self.slots.get(slot).copied().flatten()
     }

@@ -53,6 +53,8 @@ pub(super) struct KvmPartition {
     slots: Mutex<BTreeMap<u32, (u64, HostRange)>>,
     routes: Mutex<BTreeMap<u32, MsiMessage>>,
     tsc: OnceLock<(u64, bool)>,
+    /// Whether the interrupt controllers have been made.
+    irqchip: Mutex<bool>,
     /// The kernel keeps the device alive; held for the order of closing.
     _kvm: Arc<kvm_ioctls::Kvm>,
     this: std::sync::Weak<Self>,
@@ -76,8 +78,6 @@ impl KvmPartition {
             vm.set_tss_address(TSS_GPA)
                 .map_err(|errno| VmmError::kvm("KVM_SET_TSS_ADDR", errno))?;
         }
-        vm.create_irq_chip()
-            .map_err(|errno| VmmError::kvm("KVM_CREATE_IRQCHIP", errno))?;
         Ok(Arc::new_cyclic(|this| Self {
             vm,
             capabilities,
@@ -85,6 +85,7 @@ impl KvmPartition {
             slots: Mutex::default(),
             routes: Mutex::default(),
             tsc: OnceLock::new(),
+            irqchip: Mutex::new(false),
             _kvm: kvm.clone(),
             this: this.clone(),
         }))
@@ -96,6 +97,22 @@ impl KvmPartition {
 
     pub(super) fn cpuid(&self) -> &CpuId {
         &self.cpuid
+    }
+
+    /// Makes the interrupt controllers, if they are not there yet.
+    ///
+    /// As late as possible: registering their addresses leaves a slow RCU grace
+    /// period behind, for which every memory slot set afterwards would wait
+    /// (5 ms a slot on Linux 6.18).
+    fn ensure_irqchip(&self) -> Result<(), VmmError> {
+        let mut made = self.irqchip.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*made {
+            self.vm
+                .create_irq_chip()
+                .map_err(|errno| VmmError::kvm("KVM_CREATE_IRQCHIP", errno))?;
+            *made = true;
+        }
+        Ok(())
     }
 
     fn slots(&self) -> MutexGuard<'_, BTreeMap<u32, (u64, HostRange)>> {
@@ -177,6 +194,7 @@ impl HvPartition for KvmPartition {
     }
 
     fn create_vcpu(&self, index: u32, count: u32) -> Result<Box<dyn HvVcpu>, VmmError> {
+        self.ensure_irqchip()?;
         let fd = self
             .vm
             .create_vcpu(u64::from(index))
@@ -195,6 +213,7 @@ impl HvPartition for KvmPartition {
         event: BorrowedFd<'_>,
         message: MsiMessage,
     ) -> Result<InterruptRoute, VmmError> {
+        self.ensure_irqchip()?;
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         let gsi = (IOAPIC_PINS..MAX_ROUTES)
             .find(|gsi| !routes.contains_key(gsi))
@@ -229,6 +248,7 @@ impl HvPartition for KvmPartition {
     }
 
     fn signal(&self, message: MsiMessage) -> Result<(), VmmError> {
+        self.ensure_irqchip()?;
         let msi = kvm_msi {
             address_lo: message.address as u32,
             address_hi: (message.address >> 32) as u32,
