@@ -94,19 +94,21 @@ impl ArenaLayout {
     /// Offset of the word of the block (or run, at slot 0) that starts there.
     #[inline(always)]
     pub(crate) fn word(&self, at: Granule) -> u64 {
+        // Granule numbers are 32 bits and `data_at` is below 2^30: no sum here
+        // comes near the end of a u64.
         let page = u64::from(at.page());
         let slot = u64::from(at.slot());
         if slot == 0 {
-            TABLE_AT + page * 8
+            TABLE_AT.wrapping_add(page * 8)
         } else {
-            self.data_at + page * PAGE + slot * 8
+            self.data_at.wrapping_add((page * PAGE) | (slot * 8))
         }
     }
 
     /// Offset of the first byte of a granule.
     #[inline(always)]
     pub(crate) fn bytes(&self, at: Granule) -> u64 {
-        self.data_at + u64::from(at.0) * GRANULE
+        self.data_at.wrapping_add(u64::from(at.0) * GRANULE)
     }
 
     /// The granule whose first byte is at that offset; `None` when none is.

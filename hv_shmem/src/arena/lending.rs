@@ -79,7 +79,7 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
             });
         }
         let at = self.locate(span)?;
-        let (state, word) = self.owned(at, span)?;
+        let (state, word, _) = self.owned(at, span)?;
         let filled = word.extent().bytes();
         if span.length > filled {
             return Err(ArenaError::NotFilled {
@@ -91,8 +91,7 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         let word = Word::live(word.generation(), Holder::Peer(to.0), word.extent());
         // Release pairs with the Acquire in `ArenaView::resolve`: who finds
         // itself the holder sees the bytes that were written before the grant.
-        self.mem
-            .store_u64(self.layout.word(at), word.0, Ordering::Release);
+        self.window.store(at, word, Ordering::Release);
         Ok(())
     }
 
@@ -115,22 +114,37 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
                 offset: span.offset,
             }));
         };
-        let word = Word(self.mem.load_u64(self.layout.word(at), Ordering::Relaxed));
-        self.give_back(state, at, word, &held);
+        self.give_back(state, at, self.window.load(at), &held);
         Ok(())
     }
 
     /// Takes what `from` returned. Each claim is checked by itself; one that is
     /// refused harms nothing and is counted (see [`Arena::occupancy`]).
     pub fn take_claims(&self, from: PeerId, claims: &[ReturnClaim]) -> Returned {
+        self.take_claims_with(from, claims, |state, at, word, held| {
+            self.give_back(state, at, word, held);
+        })
+    }
+
+    /// Checks each claim, and hands the block of each good one to `home`.
+    #[inline]
+    pub(super) fn take_claims_with(
+        &self,
+        from: PeerId,
+        claims: &[ReturnClaim],
+        mut home: impl FnMut(&PageState, Granule, Word, &Locked<'_>),
+    ) -> Returned {
         let mut returned = Returned::default();
         if claims.is_empty() {
             return returned;
         }
         let held = self.lock.lock();
         for claim in claims {
-            match self.take_claim(from, claim, &held) {
-                Ok(()) => returned.spans += 1,
+            match self.check_claim(from, claim) {
+                Ok((state, at, word)) => {
+                    home(state, at, word, &held);
+                    returned.spans += 1;
+                }
                 Err(fault) => {
                     returned.refused += 1;
                     returned.fault.get_or_insert(fault);
@@ -141,17 +155,18 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         returned
     }
 
-    fn take_claim(
+    /// The block that a claim returns, if `from` holds it in that generation.
+    #[inline(always)]
+    fn check_claim(
         &self,
         from: PeerId,
         claim: &ReturnClaim,
-        held: &Locked<'_>,
-    ) -> Result<(), ReturnFault> {
+    ) -> Result<(&PageState, Granule, Word), ReturnFault> {
         let granule = claim.granule();
         let out_of_range = ReturnFault::OutOfRange { granule };
         // `first` is page aligned: a granule of the section is one of the arena.
         let from_first = u64::from(granule).wrapping_sub(self.first / GRANULE);
-        if from_first >= self.granules {
+        if from_first >= self.window.granules() {
             return Err(out_of_range);
         }
         let at = Granule(from_first as u32);
@@ -166,15 +181,14 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
                 },
             });
         }
-        let word = Word(self.mem.load_u64(self.layout.word(at), Ordering::Relaxed));
+        let word = self.window.load(at);
         if !unchecked && word.generation() != claim.generation() {
             return Err(ReturnFault::Stale {
                 found: claim.generation(),
                 current: word.generation(),
             });
         }
-        self.give_back(state, at, word, held);
-        Ok(())
+        Ok((state, at, word))
     }
 
     #[cold]
@@ -200,8 +214,7 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
             for slot in 0..64 {
                 if state.is_held_by(slot, Claimant::Peer(peer.0)) {
                     let at = Granule::new(page as u32, slot);
-                    let word = Word(self.mem.load_u64(self.layout.word(at), Ordering::Relaxed));
-                    self.give_back(state, at, word, &held);
+                    self.give_back(state, at, self.window.load(at), &held);
                     spans += 1;
                 }
             }

@@ -9,26 +9,41 @@ use super::ArenaError;
 use super::classes::CLASSES;
 use super::classes::Class;
 use super::classes::Granule;
+use super::lending::Returned;
 use super::owner::RETIRED_IN_A_ROW;
+use super::pages::Kind;
 use super::pages::PageState;
+use super::pages::Shape;
+use super::recent::FreeRun;
+use super::recent::Recent;
+use super::returns::ReturnReceiver;
+use super::sync::Locked;
 use super::word::Extent;
 use crate::mem::SharedMem;
+use crate::ring::RecvError;
 use crate::span::PortalSpan;
 use core::marker::PhantomData;
 use core::ops::Deref;
 
 /// Blocks of a class that a magazine holds at most.
-const ROOM: usize = 64;
+const ROOM: usize = 128;
 
-/// Blocks held at most, by class: at most 4 KiB of any but the longest ones.
-const LIMITS: [u8; CLASSES] = [64, 32, 16, 16, 8, 8, 4, 4, 4, 2];
+/// Blocks held at most, by class: about 8 KiB of each.
+const LIMITS: [u8; CLASSES] = [128, 64, 32, 32, 16, 16, 8, 8, 8, 4];
 
-/// The stock of one class.
+/// A magazine keeps runs of at most this part of the arena's pages.
+const PAGES_KEPT: u32 = 16;
+
+/// The free blocks of one class, first in, first out: a block rests before it is
+/// used again, so that its generations last longer, and one allocation does not
+/// wait for what the last one wrote.
 #[derive(Debug, Clone, Copy)]
 struct Stock {
-    count: u8,
+    head: u8,
+    tail: u8,
     limit: u8,
-    blocks: [u32; ROOM],
+    /// Granule (0..32) and generation (32..64).
+    blocks: [u64; ROOM],
 }
 
 /// One thread's way into an arena.
@@ -44,6 +59,7 @@ where
 {
     arena: A,
     stocks: [Stock; CLASSES],
+    recent: Recent,
     marker: PhantomData<fn() -> (M, S)>,
 }
 
@@ -56,13 +72,16 @@ where
     /// An empty magazine of `arena`.
     pub fn new(arena: A) -> Self {
         let stock = |limit| Stock {
-            count: 0,
+            head: 0,
+            tail: 0,
             limit,
             blocks: [0; ROOM],
         };
+        let recent = Recent::new(arena.usable() / PAGES_KEPT);
         Self {
             arena,
             stocks: LIMITS.map(stock),
+            recent,
             marker: PhantomData,
         }
     }
@@ -97,11 +116,12 @@ where
             return self.alloc_run(len, extent);
         };
         for _ in 0..RETIRED_IN_A_ROW {
-            let at = match self.stocks.get_mut(class.index()).and_then(Stock::pop) {
-                Some(at) => at,
+            let (at, generation) = match self.stocks.get_mut(class.index()).and_then(Stock::pop) {
+                Some(block) => block,
                 None => self.refill(class, len)?,
             };
-            if let Some(span) = self.arena.hand_out(at, len, extent) {
+            let shape = Shape::of(class);
+            if let Some(span) = self.arena.hand_out(at, shape, generation, len, extent) {
                 return Ok(span);
             }
             self.lost_one();
@@ -109,8 +129,22 @@ where
         Err(self.arena.out_of_memory(len))
     }
 
-    #[cold]
     fn alloc_run(&mut self, len: u64, extent: Extent) -> Result<PortalSpan, ArenaError> {
+        let pages = self.arena.pages_for(len)?;
+        if let Some(run) = self.recent.take(pages) {
+            let at = run.at();
+            match self
+                .arena
+                .hand_out(at, Shape::RUN, run.generation, len, extent)
+            {
+                Some(span) => return Ok(span),
+                None => {
+                    let held = self.arena.lock.lock();
+                    self.arena
+                        .give_run_without_head(run.first, run.pages, &held);
+                }
+            }
+        }
         match self.arena.alloc_run(len, extent) {
             Err(ArenaError::OutOfMemory { .. }) => {
                 self.empty();
@@ -127,22 +161,57 @@ where
     #[inline]
     pub fn free(&mut self, span: &PortalSpan) -> Result<(), ArenaError> {
         let at = self.arena.locate(span)?;
-        if at.slot() == 0 {
-            return self.arena.free(span);
-        }
-        let (state, word) = self.arena.owned(at, span)?;
-        let class = state.class();
-        if !self.arena.bury(state, at, word) {
-            self.lost_one();
-            return Ok(());
-        }
-        let Some(stock) = class.and_then(|class| self.stocks.get_mut(class.index())) else {
-            return Ok(());
+        let (state, word, shape) = self.arena.owned(at, span)?;
+        let stock = shape.class().and_then(|c| self.stocks.get_mut(c.index()));
+        let Some(stock) = stock else {
+            return self.free_run(span, at);
         };
-        if !stock.push(at) {
-            self.make_room(at);
+        match self.arena.bury(state, at, word) {
+            Some(generation) if stock.push(at, generation) => {}
+            Some(_) => self.make_room(at),
+            None => self.lost_one(),
         }
         Ok(())
+    }
+
+    /// Takes what a peer returned, as [`Arena::take_returns`], and keeps the
+    /// blocks in this magazine as far as they fit.
+    ///
+    /// # Errors
+    /// [`RecvError`] when the peer broke the ring itself.
+    pub fn take_returns(&mut self, from: &mut ReturnReceiver<M>) -> Result<Returned, RecvError> {
+        let Self {
+            arena,
+            stocks,
+            recent,
+            ..
+        } = self;
+        from.take_with(|peer, claims| {
+            arena.take_claims_with(peer, claims, |state, at, word, held| {
+                let stock = state.class().and_then(|c| stocks.get_mut(c.index()));
+                match (stock, state.kind()) {
+                    (Some(stock), _) if stock.has_room() => match arena.bury(state, at, word) {
+                        Some(generation) => {
+                            stock.push(at, generation);
+                        }
+                        None => arena.block_lost(held),
+                    },
+                    (None, Kind::Run(pages)) if recent.has_room(pages) => {
+                        match arena.bury(state, at, word) {
+                            Some(generation) => {
+                                recent.keep(FreeRun {
+                                    first: at.page(),
+                                    pages,
+                                    generation,
+                                });
+                            }
+                            None => arena.give_run_without_head(at.page(), pages, held),
+                        }
+                    }
+                    _ => arena.give_back(state, at, word, held),
+                }
+            })
+        })
     }
 
     /// Gives all blocks back to the arena.
@@ -151,23 +220,28 @@ where
         for stock in &mut self.stocks {
             stock.give(&self.arena, 0, &held);
         }
+        while let Some(run) = self.recent.take_any() {
+            self.arena.give_run(run.first, run.pages, &held);
+        }
     }
 
     /// Half fills a class and takes one block.
     #[cold]
-    fn refill(&mut self, class: Class, len: u64) -> Result<Granule, ArenaError> {
+    fn refill(&mut self, class: Class, len: u64) -> Result<(Granule, u32), ArenaError> {
         for retry in [true, false] {
             if let Some(stock) = self.stocks.get_mut(class.index()) {
-                let wanted = usize::from(stock.limit / 2).max(1);
+                let mut found = [0; ROOM / 2];
+                let wanted = usize::from(stock.limit / 2).clamp(1, found.len());
+                let room = found.get_mut(..wanted).unwrap_or_default();
                 let held = self.arena.lock.lock();
-                let room = stock.blocks.get_mut(..wanted).unwrap_or_default();
                 let count = self.arena.take_blocks(class, room, &held);
                 drop(held);
-                // The lowest address first.
-                stock.blocks.get_mut(..count).unwrap_or_default().reverse();
-                stock.count = count as u8;
-                if let Some(at) = stock.pop() {
-                    return Ok(at);
+                for &block in found.get(..count).unwrap_or_default() {
+                    let at = Granule(block);
+                    stock.push(at, self.arena.window.load(at).generation());
+                }
+                if let Some(block) = stock.pop() {
+                    return Ok(block);
                 }
             }
             if retry {
@@ -189,7 +263,32 @@ where
         let held = arena.lock.lock();
         stock.give(arena, stock.limit / 2, &held);
         drop(held);
-        stock.push(at);
+        stock.push(at, arena.window.load(at).generation());
+    }
+
+    fn free_run(&mut self, span: &PortalSpan, at: Granule) -> Result<(), ArenaError> {
+        let (state, word, _) = self.arena.owned(at, span)?;
+        let Kind::Run(pages) = state.kind() else {
+            return self.arena.free(span);
+        };
+        if !self.recent.has_room(pages) {
+            return self.arena.free(span);
+        }
+        let first = at.page();
+        match self.arena.bury(state, at, word) {
+            Some(generation) => {
+                self.recent.keep(FreeRun {
+                    first,
+                    pages,
+                    generation,
+                });
+            }
+            None => {
+                let held = self.arena.lock.lock();
+                self.arena.give_run_without_head(first, pages, &held);
+            }
+        }
+        Ok(())
     }
 
     #[cold]
@@ -210,24 +309,34 @@ where
 }
 
 impl Stock {
-    #[inline(always)]
-    fn pop(&mut self) -> Option<Granule> {
-        let top = self.count.checked_sub(1)?;
-        let block = *self.blocks.get(usize::from(top))?;
-        self.count = top;
-        Some(Granule(block))
+    fn count(&self) -> u8 {
+        self.tail.wrapping_sub(self.head)
+    }
+
+    fn has_room(&self) -> bool {
+        self.count() < self.limit
     }
 
     #[inline(always)]
-    fn push(&mut self, at: Granule) -> bool {
-        if self.count >= self.limit {
+    fn pop(&mut self) -> Option<(Granule, u32)> {
+        if self.head == self.tail {
+            return None;
+        }
+        let block = *self.blocks.get(usize::from(self.head) % ROOM)?;
+        self.head = self.head.wrapping_add(1);
+        Some((Granule(block as u32), (block >> 32) as u32))
+    }
+
+    #[inline(always)]
+    fn push(&mut self, at: Granule, generation: u32) -> bool {
+        if !self.has_room() {
             return false;
         }
-        let Some(place) = self.blocks.get_mut(usize::from(self.count)) else {
+        let Some(place) = self.blocks.get_mut(usize::from(self.tail) % ROOM) else {
             return false;
         };
-        *place = at.0;
-        self.count += 1;
+        *place = u64::from(at.0) | (u64::from(generation) << 32);
+        self.tail = self.tail.wrapping_add(1);
         true
     }
 
@@ -236,17 +345,13 @@ impl Stock {
         &mut self,
         arena: &Arena<M, S>,
         keep: u8,
-        held: &super::sync::Locked<'_>,
+        held: &Locked<'_>,
     ) {
-        let given = self.count.saturating_sub(keep);
-        for &block in self.blocks.get(..usize::from(given)).unwrap_or_default() {
-            let at = Granule(block);
+        while self.count() > keep {
+            let Some((at, _)) = self.pop() else { return };
             if let Some((state, class)) = arena.state(at).and_then(|s| Some((s, s.class()?))) {
                 arena.put_block(state, at, class, held);
             }
         }
-        self.blocks
-            .copy_within(usize::from(given)..usize::from(self.count), 0);
-        self.count -= given;
     }
 }

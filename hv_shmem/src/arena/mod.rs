@@ -34,11 +34,13 @@
 
 mod check;
 mod classes;
+mod inspect;
 mod layout;
 mod lending;
 mod magazine;
 mod owner;
 mod pages;
+mod recent;
 mod recover;
 mod returns;
 mod runs;
@@ -46,16 +48,17 @@ mod slabs;
 mod sync;
 mod view;
 mod walk;
+mod window;
 mod word;
 
 pub use check::ArenaCensus;
 pub use check::check;
+pub use inspect::Occupancy;
 pub use layout::MIN_ARENA;
 pub use lending::ReturnFault;
 pub use lending::Returned;
 pub use magazine::Magazine;
 pub use owner::Arena;
-pub use owner::Occupancy;
 pub use pages::PageState;
 pub use recover::Recovered;
 pub use returns::RETURN_RING;

@@ -13,11 +13,13 @@ use super::pages::Claimant;
 use super::pages::Kind;
 use super::pages::NIL;
 use super::pages::PageState;
+use super::pages::Shape;
 use super::runs::Runs;
 use super::sync::AtomicU32;
 use super::sync::AtomicU64;
 use super::sync::Lock;
 use super::sync::Locked;
+use super::window::Window;
 use super::word::Extent;
 use super::word::Holder;
 use super::word::MAX_SPAN;
@@ -42,13 +44,12 @@ pub(super) const RETIRED_IN_A_ROW: usize = 64;
 /// [`Arena::format_boxed`]) where there is one.
 #[derive(Debug)]
 pub struct Arena<M, S = &'static [PageState]> {
-    pub(super) mem: M,
+    pub(super) window: Window<M>,
     pub(super) states: S,
-    pub(super) layout: ArenaLayout,
     /// Offset of the first data page from the start of the section.
     pub(super) first: u64,
-    /// Granules in the pages that are used.
-    pub(super) granules: u64,
+    /// Region, section and flags of every span of this arena.
+    name: u64,
     pub(super) region: u32,
     pub(super) epoch: u32,
     pub(super) owner: PeerId,
@@ -68,27 +69,6 @@ pub(super) struct Counts {
     pub(super) faults: [AtomicU64; 3],
 }
 
-/// How full an arena is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Occupancy {
-    /// Pages of 4096 bytes that the arena has.
-    pub pages: u32,
-    /// Pages in no slab and no run.
-    pub free_pages: u32,
-    /// Slab pages.
-    pub slab_pages: u32,
-    /// Blocks in use or in a magazine.
-    pub blocks_out: u64,
-    /// Blocks and pages out of use because their generations have run out.
-    pub retired: u64,
-    /// Returns of what was not lent to the peer that returned it (or twice).
-    pub returns_not_lent: u64,
-    /// Returns of an older generation.
-    pub returns_stale: u64,
-    /// Returns of what is no block.
-    pub returns_out_of_range: u64,
-}
-
 impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
     /// Makes an empty arena in `place`. Whatever lay there is forgotten; spans
     /// into it are stale because the epoch moved since (the caller sees to that).
@@ -100,11 +80,9 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
     /// [`ArenaError::TooSmall`], [`ArenaError::Misplaced`].
     pub fn format(place: ArenaPlace<M>, states: S) -> Result<Self, ArenaError> {
         let this = Self::over(place, states)?;
-        let mem = &this.mem;
+        let (mem, layout) = (this.window.mem(), this.window.layout());
         mem.store_u64(0, 0, Ordering::Relaxed);
-        for page in 0..this.layout.pages() {
-            mem.store_u64(this.layout.page_word(page), 0, Ordering::Relaxed);
-        }
+        mem.zero(layout.page_word(0), u64::from(layout.pages()) * 8);
         this.write_header();
         let held = this.lock.lock();
         this.runs
@@ -133,11 +111,10 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
             state.clear();
         }
         Ok(Self {
-            mem: place.mem,
+            window: Window::new(place.mem, layout, usable),
             states,
-            layout,
             first: place.offset + layout.data_at(),
-            granules: u64::from(usable) * (PAGE / GRANULE),
+            name: name_of(place.region, place.owner.0, 0),
             region: place.region,
             epoch: place.epoch,
             owner: place.owner,
@@ -154,22 +131,22 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
     }
 
     pub(super) fn write_header(&self) {
-        let version = u64::from(layout::VERSION) | (u64::from(self.layout.pages()) << 32);
-        self.mem
-            .store_u64(layout::VERSION_AT, version, Ordering::Relaxed);
-        self.mem
-            .store_u64(layout::EPOCH_AT, self.epoch.into(), Ordering::Relaxed);
+        let mem = self.window.mem();
+        let pages = self.window.layout().pages();
+        let version = u64::from(layout::VERSION) | (u64::from(pages) << 32);
+        mem.store_u64(layout::VERSION_AT, version, Ordering::Relaxed);
+        mem.store_u64(layout::EPOCH_AT, self.epoch.into(), Ordering::Relaxed);
         for at in (layout::EPOCH_AT + 8..64).step_by(8) {
-            self.mem.store_u64(at, 0, Ordering::Relaxed);
+            mem.store_u64(at, 0, Ordering::Relaxed);
         }
         // Release pairs with the Acquire in `check`: a header with the magic is
         // a whole one.
-        self.mem.store_u64(0, layout::MAGIC, Ordering::Release);
+        mem.store_u64(0, layout::MAGIC, Ordering::Release);
     }
 
     /// Pages in use by this arena: as the window and the page states allow.
     pub(super) fn usable(&self) -> u32 {
-        (self.granules / (PAGE / GRANULE)) as u32
+        (self.window.granules() / (PAGE / GRANULE)) as u32
     }
 
     /// The owner's epoch, which every span of this arena carries.
@@ -213,7 +190,9 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
             if count == 0 {
                 break;
             }
-            if let Some(span) = self.hand_out(Granule(found[0]), len, extent) {
+            let at = Granule(found[0]);
+            let generation = self.window.load(at).generation();
+            if let Some(span) = self.hand_out(at, Shape::of(class), generation, len, extent) {
                 return Ok(span);
             }
             self.block_lost(&self.lock.lock());
@@ -222,23 +201,15 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
     }
 
     pub(super) fn alloc_run(&self, len: u64, extent: Extent) -> Result<PortalSpan, ArenaError> {
-        let limit = u64::from(self.usable()) * PAGE;
-        let bytes = Extent::covering(len).bytes();
-        if len > limit || bytes > limit {
-            return Err(ArenaError::TooLong { len, limit });
-        }
-        let pages = bytes.div_ceil(PAGE).max(1) as u32;
+        let pages = self.pages_for(len)?;
         for _ in 0..RETIRED_IN_A_ROW {
             let held = self.lock.lock();
-            let mut first = self.runs.take(self.states.as_ref(), pages, &held);
-            if first.is_none() {
-                self.trim(&held);
-                first = self.runs.take(self.states.as_ref(), pages, &held);
-            }
+            let first = self.take_run(pages, &held);
             drop(held);
             let Some(first) = first else { break };
             let at = Granule::new(first, 0);
-            if let Some(span) = self.hand_out(at, len, extent) {
+            let generation = self.window.load(at).generation();
+            if let Some(span) = self.hand_out(at, Shape::RUN, generation, len, extent) {
                 return Ok(span);
             }
             // The first page is retired, the others are as good as new.
@@ -256,32 +227,51 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         }
     }
 
-    /// Makes a free block live: zeroes what the span names and moves the
-    /// generation. `None`: the block's generations have run out, it is retired.
+    /// Makes a free block live, which is in generation `found`: zeroes what the
+    /// span names and moves the generation. `None`: the block's generations have
+    /// run out, it is retired.
     #[inline(always)]
-    pub(super) fn hand_out(&self, at: Granule, len: u64, extent: Extent) -> Option<PortalSpan> {
+    pub(super) fn hand_out(
+        &self,
+        at: Granule,
+        shape: Shape,
+        found: u32,
+        len: u64,
+        extent: Extent,
+    ) -> Option<PortalSpan> {
         let state = self.state(at)?;
-        let word_at = self.layout.word(at);
-        let found = Word(self.mem.load_u64(word_at, Ordering::Relaxed)).generation();
         let Some(generation) = after_free(found) else {
             self.retire(state, at);
             return None;
         };
         if !cfg!(feature = "negative_control_residue") {
-            self.mem.zero(self.layout.bytes(at), extent.bytes());
+            // A whole number of granules for a block: its tail is never named,
+            // and 64 bytes at once are cheaper than 7.
+            let bytes = match shape {
+                Shape::RUN => extent.bytes(),
+                _ => extent.bytes().next_multiple_of(GRANULE),
+            };
+            self.window.zero(at, bytes);
         }
-        state.set_holder(at.slot(), Claimant::Owner);
+        state.set_holder(at.slot(), Claimant::Owner(shape));
         let word = Word::live(generation, Holder::Owner, extent);
-        self.mem.store_u64(word_at, word.0, Ordering::Relaxed);
-        Some(PortalSpan {
+        self.window.store(at, word, Ordering::Relaxed);
+        Some(self.span(at, generation, len))
+    }
+
+    /// The span that names `len` bytes from a granule on.
+    #[inline(always)]
+    pub(super) fn span(&self, at: Granule, generation: u32, length: u64) -> PortalSpan {
+        PortalSpan {
             region: self.region,
             section: self.owner.0,
             flags: 0,
-            offset: self.first + u64::from(at.0) * GRANULE,
-            length: len,
+            // Below 2^38 + 2^38: no overflow.
+            offset: self.first.wrapping_add(u64::from(at.0) * GRANULE),
+            length,
             generation,
             epoch: self.epoch,
-        })
+        }
     }
 
     /// Says that the first `len` bytes of an unfilled span were written: from now
@@ -292,18 +282,20 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
     /// one that this peer holds; [`ArenaError::Lent`].
     pub fn fill(&self, span: &PortalSpan, len: u64) -> Result<PortalSpan, ArenaError> {
         let at = self.locate(span)?;
-        let (state, word) = self.owned(at, span)?;
+        let (state, word, _) = self.owned(at, span)?;
         let limit = self.capacity(state, at);
         let extent = Extent::covering(len);
         if extent.bytes() > limit {
             return Err(out_of_bounds(span.offset, len, limit));
         }
         // What the extent's coding adds was not filled.
-        self.mem
-            .zero(self.layout.bytes(at) + len, extent.bytes() - len);
+        let added = extent.bytes() - len;
+        if added != 0 {
+            let end = self.window.layout().bytes(at) + len;
+            self.window.mem().zero(end, added);
+        }
         let word = Word::live(word.generation(), Holder::Owner, extent);
-        self.mem
-            .store_u64(self.layout.word(at), word.0, Ordering::Relaxed);
+        self.window.store(at, word, Ordering::Relaxed);
         Ok(PortalSpan {
             length: len,
             ..*span
@@ -327,7 +319,8 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         if span.length > limit {
             return Err(out_of_bounds(span.offset, span.length, limit));
         }
-        let mem = self.mem.window(self.layout.bytes(at), span.length)?;
+        let from = self.window.layout().bytes(at);
+        let mem = self.window.mem().window(from, span.length)?;
         Ok(SpanView::new(mem, access))
     }
 
@@ -339,56 +332,64 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
     pub fn free(&self, span: &PortalSpan) -> Result<(), ArenaError> {
         let at = self.locate(span)?;
         let held = self.lock.lock();
-        let (state, word) = self.owned(at, span)?;
+        let (state, word, _) = self.owned(at, span)?;
         self.give_back(state, at, word, &held);
         Ok(())
     }
 
     /// Moves a live block's generation and puts it where allocation finds it.
     pub(super) fn give_back(&self, state: &PageState, at: Granule, word: Word, held: &Locked<'_>) {
-        let usable = self.bury(state, at, word);
+        let usable = self.bury(state, at, word).is_some();
         match state.kind() {
             Kind::Slab(class) if usable => self.put_block(state, at, class, held),
             Kind::Slab(_) => self.block_lost(held),
-            Kind::Run(pages) if usable => {
-                state.set_holder(0, Claimant::NoBlock);
-                self.runs.give(self.states.as_ref(), at.page(), pages, held);
-            }
+            Kind::Run(pages) if usable => self.give_run(at.page(), pages, held),
             Kind::Run(pages) => self.give_run_without_head(at.page(), pages, held),
             _ => {}
         }
     }
 
-    /// Moves a live block's generation: its spans are stale. False when that was
-    /// its last generation, and the block is retired.
+    /// Moves a live block's generation: its spans are stale. The new generation,
+    /// or `None` when there is none and the block is retired.
     #[inline(always)]
-    pub(super) fn bury(&self, state: &PageState, at: Granule, word: Word) -> bool {
+    pub(super) fn bury(&self, state: &PageState, at: Granule, word: Word) -> Option<u32> {
         let Some(generation) = after_live(word.generation()) else {
             self.retire(state, at);
-            return false;
+            return None;
         };
         state.set_holder(at.slot(), Claimant::Free);
-        self.mem.store_u64(
-            self.layout.word(at),
-            Word::free(generation).0,
-            Ordering::Relaxed,
-        );
-        true
+        self.window
+            .store(at, Word::free(generation), Ordering::Relaxed);
+        Some(generation)
     }
 
     #[cold]
     fn retire(&self, state: &PageState, at: Granule) {
         state.set_holder(at.slot(), Claimant::Retired);
-        self.mem.store_u64(
-            self.layout.word(at),
-            Word::free(RETIRED).0,
-            Ordering::Relaxed,
-        );
+        self.window
+            .store(at, Word::free(RETIRED), Ordering::Relaxed);
         self.counts.retired.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Takes a run of `pages` pages; its kind is `Run` then.
+    fn take_run(&self, pages: u32, held: &Locked<'_>) -> Option<u32> {
+        let states = self.states.as_ref();
+        self.runs.take(states, pages, held).or_else(|| {
+            self.trim(held);
+            self.runs.take(states, pages, held)
+        })
+    }
+
+    /// Gives a run back that nothing names any more.
+    pub(super) fn give_run(&self, first: u32, pages: u32, held: &Locked<'_>) {
+        if let Some(state) = self.state(Granule::new(first, 0)) {
+            state.set_holder(0, Claimant::NoBlock);
+        }
+        self.runs.give(self.states.as_ref(), first, pages, held);
+    }
+
     /// Gives back all pages of a run but the first, which is retired.
-    fn give_run_without_head(&self, first: u32, pages: u32, held: &Locked<'_>) {
+    pub(super) fn give_run_without_head(&self, first: u32, pages: u32, held: &Locked<'_>) {
         let states = self.states.as_ref();
         if let Some(head) = states.get(first as usize) {
             head.set_kind(Kind::Retired, held);
@@ -396,6 +397,16 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         if pages > 1 {
             self.runs.give(states, first + 1, pages - 1, held);
         }
+    }
+
+    /// Pages of a run of `len` bytes, and whether the arena has as many.
+    pub(super) fn pages_for(&self, len: u64) -> Result<u32, ArenaError> {
+        let limit = u64::from(self.usable()) * PAGE;
+        let bytes = Extent::covering(len).bytes();
+        if len > limit || bytes > limit {
+            return Err(ArenaError::TooLong { len, limit });
+        }
+        Ok(bytes.div_ceil(PAGE).max(1) as u32)
     }
 
     #[inline(always)]
@@ -412,40 +423,32 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         }
     }
 
-    /// The granule that one of our own spans names, if the name can be ours.
+    /// The granule that one of our own spans names, if the name can be ours. The
+    /// epoch is compared with the generation, by [`owned`](Self::owned).
     #[inline(always)]
     pub(super) fn locate(&self, span: &PortalSpan) -> Result<Granule, SpanError> {
-        let named = span.region == self.region
-            && span.section == self.owner.0
-            && span.flags == 0
-            && span.epoch == self.epoch;
+        let named = name_of(span.region, span.section, span.flags) == self.name;
         // Wrapping: an offset before the first page becomes one beyond the last.
         let from_first = span.offset.wrapping_sub(self.first);
         let granule = from_first / GRANULE;
-        if named && from_first % GRANULE == 0 && granule < self.granules {
+        if named && from_first % GRANULE == 0 && granule < self.window.granules() {
             return Ok(Granule(granule as u32));
         }
-        Err(self.why_not(span))
+        Err(self.why_not_named(span))
     }
 
     #[cold]
-    fn why_not(&self, span: &PortalSpan) -> SpanError {
+    fn why_not_named(&self, span: &PortalSpan) -> SpanError {
+        let (section, flags) = (span.section, span.flags);
         if span.region != self.region {
             SpanError::OtherRegion {
                 found: span.region,
                 expected: self.region,
             }
-        } else if span.section != self.owner.0 {
-            SpanError::NoSuchSection {
-                section: span.section,
-            }
-        } else if span.flags != 0 {
-            SpanError::UnknownFlags { flags: span.flags }
-        } else if span.epoch != self.epoch {
-            SpanError::StaleEpoch {
-                found: span.epoch,
-                current: self.epoch,
-            }
+        } else if section != self.owner.0 {
+            SpanError::NoSuchSection { section }
+        } else if flags != 0 {
+            SpanError::UnknownFlags { flags }
         } else {
             SpanError::NotABlock {
                 offset: span.offset,
@@ -453,62 +456,47 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         }
     }
 
-    /// The state and word of a live block that this peer holds itself.
+    /// The state, word and shape of a live block that this peer holds itself.
     #[inline(always)]
     pub(super) fn owned(
         &self,
         at: Granule,
         span: &PortalSpan,
-    ) -> Result<(&PageState, Word), ArenaError> {
+    ) -> Result<(&PageState, Word, Shape), ArenaError> {
         let state = self.state(at).ok_or_else(|| not_a_block(span))?;
-        let word = Word(self.mem.load_u64(self.layout.word(at), Ordering::Relaxed));
-        let held = state.is_held_by(at.slot(), Claimant::Owner);
-        if held && word.generation() == span.generation {
-            return Ok((state, word));
+        let word = self.window.load(at);
+        let current = age(word.generation(), self.epoch);
+        if let Some(shape) = state.owned(at.slot())
+            && current == age(span.generation, span.epoch)
+        {
+            return Ok((state, word, shape));
         }
-        Err(not_owned(state, at, word, span))
+        Err(self.why_not_owned(state, at, word, span))
     }
 
-    /// Occupancy counters. Cheap; the figures are those of slightly different
-    /// moments when other threads are at work.
-    pub fn occupancy(&self) -> Occupancy {
-        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let [not_lent, stale, out_of_range] = &self.counts.faults;
-        Occupancy {
-            pages: self.usable(),
-            free_pages: self.runs.free_pages(),
-            slab_pages: get(&self.counts.slab_pages) as u32,
-            blocks_out: get(&self.counts.blocks_out),
-            retired: get(&self.counts.retired),
-            returns_not_lent: get(not_lent),
-            returns_stale: get(stale),
-            returns_out_of_range: get(out_of_range),
+    #[cold]
+    fn why_not_owned(
+        &self,
+        state: &PageState,
+        at: Granule,
+        word: Word,
+        span: &PortalSpan,
+    ) -> ArenaError {
+        if span.epoch != self.epoch {
+            return ArenaError::Span(SpanError::StaleEpoch {
+                found: span.epoch,
+                current: self.epoch,
+            });
         }
-    }
-
-    /// Calls `each` for every live span (its length is what may be named of it)
-    /// with the peer that holds it, if it is lent. Takes the lock.
-    pub fn for_each_live(&self, mut each: impl FnMut(PortalSpan, Option<PeerId>)) {
-        let _held = self.lock.lock();
-        for page in 0..self.usable() {
-            for at in (0..64).map(|slot| Granule::new(page, slot)) {
-                let holder = match self.state(at).map(|state| state.holder(at.slot())) {
-                    Some(Claimant::Owner) => None,
-                    Some(Claimant::Peer(peer)) => Some(PeerId(peer)),
-                    _ => continue,
-                };
-                let word = Word(self.mem.load_u64(self.layout.word(at), Ordering::Relaxed));
-                let span = PortalSpan {
-                    region: self.region,
-                    section: self.owner.0,
-                    flags: 0,
-                    offset: self.first + u64::from(at.0) * GRANULE,
-                    length: word.extent().bytes(),
-                    generation: word.generation(),
-                    epoch: self.epoch,
-                };
-                each(span, holder);
+        match state.holder(at.slot()) {
+            Claimant::NoBlock => not_a_block(span),
+            Claimant::Peer(peer) if word.generation() == span.generation => {
+                ArenaError::Lent { peer: PeerId(peer) }
             }
+            _ => ArenaError::Span(SpanError::StaleGeneration {
+                found: span.generation,
+                current: word.generation(),
+            }),
         }
     }
 }
@@ -561,17 +549,14 @@ fn out_of_bounds(offset: u64, length: u64, limit: u64) -> ArenaError {
     .into()
 }
 
-#[cold]
-fn not_owned(state: &PageState, at: Granule, word: Word, span: &PortalSpan) -> ArenaError {
-    match state.holder(at.slot()) {
-        Claimant::NoBlock => not_a_block(span),
-        Claimant::Peer(peer) if word.generation() == span.generation => {
-            ArenaError::Lent { peer: PeerId(peer) }
-        }
-        _ => SpanError::StaleGeneration {
-            found: span.generation,
-            current: word.generation(),
-        }
-        .into(),
-    }
+/// Region, section and flags of a span, to be compared at once.
+#[inline(always)]
+fn name_of(region: u32, section: u16, flags: u16) -> u64 {
+    u64::from(region) | (u64::from(section) << 32) | (u64::from(flags) << 48)
+}
+
+/// Generation and epoch of a span, to be compared at once.
+#[inline(always)]
+fn age(generation: u32, epoch: u32) -> u64 {
+    u64::from(generation) | (u64::from(epoch) << 32)
 }

@@ -59,14 +59,38 @@ pub(crate) enum Claimant {
     /// Free, or in a magazine.
     Free,
     /// Allocated, not lent.
-    Owner,
+    Owner(Shape),
     /// Lent to that peer.
     Peer(u16),
     /// Not used again.
     Retired,
 }
 
-const FIRST_PEER: u16 = 16;
+/// Codes from here on: held by the owner, with the class in the low bits.
+const OWNER: u16 = 0x10;
+/// The low bits for a run of pages.
+const RUN: u16 = 0xF;
+/// Codes from here on: lent, with the peer's number added.
+const FIRST_PEER: u16 = 0x20;
+
+/// What kind of block the owner holds: a class, or a run of pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape(u16);
+
+impl Shape {
+    pub(crate) const RUN: Self = Self(RUN);
+
+    #[inline(always)]
+    pub(crate) fn of(class: Class) -> Self {
+        Self(class.index() as u16)
+    }
+
+    /// The class; `None` for a run.
+    #[inline(always)]
+    pub(crate) fn class(self) -> Option<Class> {
+        Class::from_index(self.0.into())
+    }
+}
 
 impl Claimant {
     #[inline(always)]
@@ -74,8 +98,8 @@ impl Claimant {
         match self {
             Self::NoBlock => 0,
             Self::Free => 1,
-            Self::Owner => 2,
-            Self::Retired => 3,
+            Self::Retired => 2,
+            Self::Owner(shape) => OWNER | shape.0,
             Self::Peer(peer) => peer.saturating_add(FIRST_PEER),
         }
     }
@@ -84,9 +108,9 @@ impl Claimant {
     fn from_code(code: u16) -> Self {
         match code {
             1 => Self::Free,
-            2 => Self::Owner,
-            3 => Self::Retired,
+            2 => Self::Retired,
             n if n >= FIRST_PEER => Self::Peer(n - FIRST_PEER),
+            n if n >= OWNER => Self::Owner(Shape(n - OWNER)),
             _ => Self::NoBlock,
         }
     }
@@ -207,6 +231,15 @@ impl PageState {
             Some(holder) => holder.load(Relaxed) == by.code(),
             None => false,
         }
+    }
+
+    /// What the owner holds there, when it is the owner who holds it.
+    #[inline(always)]
+    pub(crate) fn owned(&self, slot: u32) -> Option<Shape> {
+        let code = self.holders.get(slot as usize)?.load(Relaxed);
+        (OWNER..FIRST_PEER)
+            .contains(&code)
+            .then_some(Shape(code & 0xF))
     }
 
     #[inline(always)]

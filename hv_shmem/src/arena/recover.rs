@@ -15,6 +15,7 @@ use super::layout;
 use super::pages::Claimant;
 use super::pages::Kind;
 use super::pages::PageState;
+use super::pages::Shape;
 use super::sync::Locked;
 use super::walk::Seen;
 use super::walk::walk;
@@ -43,17 +44,17 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
     /// pages), [`ArenaError::Misplaced`].
     pub fn recover(place: ArenaPlace<M>, states: S) -> Result<(Self, Recovered), ArenaError> {
         let this = Self::over(place, states)?;
-        let version = u64::from(layout::VERSION) | (u64::from(this.layout.pages()) << 32);
+        let version = u64::from(layout::VERSION) | (u64::from(this.window.layout().pages()) << 32);
         for (at, expected) in [(0, layout::MAGIC), (layout::VERSION_AT, version)] {
-            let found = this.mem.load_u64(at, Ordering::Acquire);
+            let found = this.window.mem().load_u64(at, Ordering::Acquire);
             if found != expected {
                 return Err(ArenaError::NotAnArena { found, expected });
             }
         }
-        if this.usable() < this.layout.pages() {
+        if this.usable() < this.window.layout().pages() {
             return Err(ArenaError::TooSmall {
                 len: u64::from(this.usable()) * super::classes::PAGE,
-                limit: u64::from(this.layout.pages()) * super::classes::PAGE,
+                limit: u64::from(this.window.layout().pages()) * super::classes::PAGE,
             });
         }
         let mut census = ArenaCensus {
@@ -61,7 +62,8 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
             ..ArenaCensus::default()
         };
         let held = this.lock.lock();
-        walk(&this.mem, &this.layout, this.usable(), &mut |seen| {
+        let (mem, layout) = (this.window.mem(), this.window.layout());
+        walk(mem, layout, this.usable(), &mut |seen| {
             census.count(seen);
             this.adopt(seen, &held);
         });
@@ -77,7 +79,8 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         let states = self.states.as_ref();
         match seen {
             Seen::Fault { at, repaired, .. } => {
-                self.mem.store_u64(at, repaired.0, Ordering::Relaxed);
+                let mem = self.window.mem();
+                mem.store_u64(at, repaired.0, Ordering::Relaxed);
             }
             Seen::Free { page, word } if word.generation() >= RETIRED => {
                 if let Some(state) = states.get(page as usize) {
@@ -96,13 +99,14 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
             Seen::Run { page, pages, word } => {
                 if let Some(state) = states.get(page as usize) {
                     state.set_kind(Kind::Run(pages), held);
-                    self.adopt_live(state, Granule::new(page, 0), word);
+                    self.adopt_live(state, Granule::new(page, 0), Shape::RUN, word);
                 }
             }
             Seen::Block { at, word } => {
                 let Some(state) = self.state(at) else { return };
                 if word.is_live() {
-                    self.adopt_live(state, at, word);
+                    let shape = state.class().map_or(Shape::RUN, Shape::of);
+                    self.adopt_live(state, at, shape, word);
                     self.counts.blocks_out.fetch_add(1, Ordering::Relaxed);
                 } else if word.generation() >= RETIRED {
                     state.set_holder(at.slot(), Claimant::Retired);
@@ -116,11 +120,10 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         }
     }
 
-    fn adopt_live(&self, state: &PageState, at: Granule, word: Word) {
-        state.set_holder(at.slot(), Claimant::Owner);
+    fn adopt_live(&self, state: &PageState, at: Granule, shape: Shape, word: Word) {
+        state.set_holder(at.slot(), Claimant::Owner(shape));
         let word = Word::live(word.generation(), Holder::Owner, word.extent());
-        self.mem
-            .store_u64(self.layout.word(at), word.0, Ordering::Relaxed);
+        self.window.store(at, word, Ordering::Relaxed);
     }
 
     fn adopt_free_blocks(&self, page: u32, held: &Locked<'_>) {

@@ -196,6 +196,14 @@ impl<M: SharedMem> ReturnReceiver<M> {
         &mut self,
         arena: &Arena<M, S>,
     ) -> Result<Returned, RecvError> {
+        self.take_with(|from, claims| arena.take_claims(from, claims))
+    }
+
+    #[inline]
+    pub(super) fn take_with(
+        &mut self,
+        mut take: impl FnMut(PeerId, &[ReturnClaim]) -> Returned,
+    ) -> Result<Returned, RecvError> {
         let mut total = Returned::default();
         for _ in 0..self.rounds {
             let mut bytes = [0; TAKE * RETURN_SLOT as usize];
@@ -209,7 +217,7 @@ impl<M: SharedMem> ReturnReceiver<M> {
                 *claim = ReturnClaim::from_bytes(*slot);
             }
             let claims = claims.get(..count).unwrap_or_default();
-            let taken = arena.take_claims(self.from, claims);
+            let taken = take(self.from, claims);
             total.spans += taken.spans;
             total.refused += taken.refused;
             total.fault = total.fault.or(taken.fault);

@@ -119,8 +119,8 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         for _ in 0..TRIES {
             let page = self.runs.take(self.states.as_ref(), 1, held)?;
             let state = self.states.as_ref().get(page as usize)?;
-            let word_at = self.layout.page_word(page);
-            let found = Word(self.mem.load_u64(word_at, Relaxed)).generation();
+            let head = Granule::new(page, 0);
+            let found = self.window.load(head).generation();
             if found >= RETIRED - 1 && !cfg!(feature = "negative_control_generation") {
                 state.set_kind(Kind::Retired, held);
                 self.counts.retired.fetch_add(1, Relaxed);
@@ -137,13 +137,18 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
                     Claimant::NoBlock
                 };
                 state.set_holder(slot, holder);
-                let at = self.layout.bytes(Granule::new(page, 0)) + u64::from(slot) * 8;
-                self.mem.store_u64(at, word.0, Relaxed);
+                if slot == 0 {
+                    // The page's first 8 bytes: the word of slot 0 is elsewhere.
+                    let first_bytes = self.window.layout().bytes(head);
+                    self.window.mem().store_u64(first_bytes, 0, Relaxed);
+                } else {
+                    self.window.store(Granule::new(page, slot), word, Relaxed);
+                }
             }
             // Release pairs with the Acquire in `ArenaView::resolve`: who sees a
             // slab page sees its block words.
             let word = Word::slab(floor, class);
-            self.mem.store_u64(word_at, word.0, Ordering::Release);
+            self.window.store(head, word, Ordering::Release);
             state.set_kind(Kind::Slab(class), held);
             state.set_free_blocks(class.starts(), held);
             self.list(page, state, class, held);
@@ -161,8 +166,7 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         let mut highest = 0;
         for slot in 0..SLOTS {
             if class.starts() >> slot & 1 == 1 {
-                let at = self.layout.word(Granule::new(page, slot));
-                let word = Word(self.mem.load_u64(at, Relaxed));
+                let word = self.window.load(Granule::new(page, slot));
                 highest = word.generation().max(highest);
             }
             state.set_holder(slot, Claimant::NoBlock);
@@ -177,9 +181,8 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         // run where it expected a block word also finds that this is no slab
         // page any more. The fence pairs with the Acquire load of the block word
         // in `ArenaView::resolve`.
-        let word_at = self.layout.page_word(page);
-        self.mem.store_u64(word_at, word.0, Relaxed);
-        self.mem.fence(Ordering::Release);
+        self.window.store(Granule::new(page, 0), word, Relaxed);
+        self.window.mem().fence(Ordering::Release);
         if retired && !cfg!(feature = "negative_control_generation") {
             state.set_kind(Kind::Retired, held);
             self.counts.retired.fetch_add(1, Relaxed);
