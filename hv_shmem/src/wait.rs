@@ -377,35 +377,44 @@ impl<C: Clock> Waiter<C> {
         start: u64,
         end: Option<u64>,
     ) -> Result<Waited, WaitError> {
+        let waited = self.sleep_until_ready(source, bell, end)?;
+        if self.mode == WaitMode::Adaptive {
+            let now = self.clock.now_ns();
+            self.budget.miss(now.saturating_sub(start));
+        }
+        if waited == Waited::TimedOut {
+            self.counters.timed_out += 1;
+        }
+        Ok(waited)
+    }
+
+    fn sleep_until_ready<S: Source, B: Bell>(
+        &mut self,
+        source: &mut S,
+        bell: &B,
+        end: Option<u64>,
+    ) -> Result<Waited, WaitError> {
         loop {
             source.arm();
             if source.ready()? {
-                break;
+                return Ok(Waited::Ready);
             }
             let left = match end {
                 None => None,
                 Some(end) => match end.saturating_sub(self.clock.now_ns()) {
-                    0 => {
-                        self.counters.timed_out += 1;
-                        return Ok(Waited::TimedOut);
-                    }
+                    0 => return Ok(Waited::TimedOut),
                     ns => Some(Duration::from_nanos(ns)),
                 },
             };
             self.counters.slept += 1;
             let heard = bell.wait(left)?;
             if source.ready()? {
-                break;
+                return Ok(Waited::Ready);
             }
             if heard == Heard::Rang {
                 self.counters.spurious += 1;
             }
         }
-        if self.mode == WaitMode::Adaptive {
-            let now = self.clock.now_ns();
-            self.budget.miss(now.saturating_sub(start));
-        }
-        Ok(Waited::Ready)
     }
 }
 

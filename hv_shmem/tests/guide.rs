@@ -47,7 +47,9 @@ fn every_field_is_in_the_guide() {
         let source = fs::read_to_string(root.join("src").join(module)).expect(module);
         let table = source.lines().filter_map(|line| {
             let doc = line.trim_start();
-            let doc = doc.strip_prefix("//!").or_else(|| doc.strip_prefix("///"))?;
+            let doc = doc
+                .strip_prefix("//!")
+                .or_else(|| doc.strip_prefix("///"))?;
             doc.trim_start().starts_with('|').then(|| plain(doc.trim()))
         });
         for row in table {
@@ -55,5 +57,8 @@ fn every_field_is_in_the_guide() {
             rows += 1;
         }
     }
-    assert!(rows > 100, "only {rows} rows found: has the form of the tables changed?");
+    assert!(
+        rows > 100,
+        "only {rows} rows found: has the form of the tables changed?"
+    );
 }

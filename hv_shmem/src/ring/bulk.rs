@@ -142,8 +142,8 @@ impl<M: SharedMem> BulkSender<M> {
         self.published = self.next;
     }
 
-    /// Sends as many whole messages as there is space for and publishes them
-    /// together: `messages` is a sequence of exactly [`payload`](Self::payload)
+    /// Sends as many whole messages as there is space for and publishes them,
+    /// and what was staged before, together: `messages` is a sequence of exactly [`payload`](Self::payload)
     /// bytes each. Gives how many went, 0 when the ring is full.
     ///
     /// # Errors
