@@ -7,7 +7,6 @@
 use crate::Controller;
 use crate::HostError;
 use hv_shmem::arena::ArenaError;
-use hv_shmem::arena::RETURN_RING;
 use hv_shmem::arena::ReturnReceiver;
 use hv_shmem::backing::MappedMem;
 use hv_shmem::layout::PeerId;
@@ -118,8 +117,14 @@ impl Controller {
                 stream.take_back(this)
             })?;
         }
+        // An agent that has not found the ring yet would never see its end.
+        self.wait(to, "taking the stream", options.limit, |this| {
+            stream.learn_cursor(this)?;
+            Ok(stream.cursor_known.then_some(()))
+        })?;
         self.own.close_ring(to, STREAM_RING);
-        self.own.leave_ring(to, RETURN_RING);
+        // The return ring stays accepted: the agent looks for that before it
+        // closes it, and the next stream's is another instance.
         Ok(Streamed {
             bytes: total,
             spans: stream.sequence,

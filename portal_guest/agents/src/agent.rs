@@ -25,11 +25,14 @@ use portal_warp::ivshmem::InterruptBell;
 use portal_warp::ivshmem::Ivshmem;
 use portal_warp::region::Attached;
 
-/// Directory entries of the agent's section: eight for each of a few peers.
-const DIRECTORY: u32 = 64;
-/// Ring storage of the agent's section, in bytes, where the section has room:
-/// all rings of `portal_agent_abi` to three peers.
-const RING_BYTES: u64 = 64 << 10;
+/// Directory entries of the agent's section, where it has room: eight for each of
+/// 32 peers.
+const DIRECTORY: u64 = 256;
+/// Ring storage of the agent's section, in bytes, where it has room: all rings of
+/// `portal_agent_abi` to eight peers, and a cursor line for each entry.
+const RING_BYTES: u64 = 256 << 10;
+/// Part of the section that directory and rings each take at most.
+const SHARE: u64 = 8;
 /// Counts of the histogram that are written at once.
 const COUNTS_AT_ONCE: usize = 64;
 
@@ -60,8 +63,8 @@ impl<'m> Agent<'m> {
         let attached = Attached::first(machine, device.as_ref())?;
         let section = attached.region.layout().section_size;
         let config = SectionConfig {
-            directory: DIRECTORY,
-            ring_bytes: RING_BYTES.min(section / 4),
+            directory: DIRECTORY.min(section / SHARE / 64) as u32,
+            ring_bytes: RING_BYTES.min(section / SHARE),
         };
         let mut own = attached.region.join(attached.me, attached.epoch, config)?;
         let states = machine.take_at_most(pages_of(&own), PageState::new);

@@ -39,7 +39,6 @@ pub(crate) fn ping(
 ) -> Result<Report, Failure> {
     let bell = listener(agent)?;
     agent.accept(peer, PING_RING, &idle)?;
-    agent.close(peer, PING_RING);
     let device = agent.device.as_ref().ok_or(Failure::NoDoorbell)?;
     let taken = bell.count();
     let started = time::now();

@@ -1,5 +1,5 @@
-//! Rings between two agents: made, accepted, given their cursors, and closed when
-//! the job ends, so that the next job starts from fresh ones.
+//! Rings between two agents: made, accepted, given their cursors, and closed by
+//! their sender when the job ends, so that the next job starts from fresh ones.
 
 use crate::agent::Agent;
 use crate::failure::Failure;
@@ -73,10 +73,11 @@ impl Agent<'_> {
         })
     }
 
-    /// Closes what this side has of ring `id` with `peer`.
+    /// Takes ring `id` to `peer` out of the directory. Rings that were accepted
+    /// stay there, so that this instance is never accepted twice and its sender
+    /// finds the cursor however late it looks; the next instance takes the place.
     pub(crate) fn close(&mut self, peer: PeerId, id: u32) {
         self.own.close_ring(peer, id);
-        self.own.leave_ring(peer, id);
     }
 
     /// Looks, now and then, until there is something or the limit is reached.

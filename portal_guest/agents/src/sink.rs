@@ -33,6 +33,11 @@ pub(crate) struct Inlet {
     from: PeerId,
     receiver: SubmitReceiver<RawMem>,
     returns: ReturnSender<RawMem>,
+    /// Whether the owner has accepted the return ring. It need not, when it sends
+    /// less than a ring full.
+    owner_looks: bool,
+    /// Whether any span was given back.
+    returned: bool,
     resolver: SpanResolver<RawMem>,
     epoch: u32,
     waiter: Waiter<time::Clock>,
@@ -43,16 +48,15 @@ pub(crate) struct Inlet {
 impl Inlet {
     /// Makes the return ring, and accepts the source's.
     pub(crate) fn open(agent: &mut Agent<'_>, from: PeerId, idle: &Idle) -> Result<Self, Failure> {
-        let mut returns = agent.own.create_return_ring(from, STREAM_SLOTS)?;
+        let returns = agent.own.create_return_ring(from, STREAM_SLOTS)?;
         let receiver = SubmitReceiver::new(agent.accept(from, STREAM_RING, idle)?)?;
-        returns
-            .ring()
-            .set_cursor(agent.cursor(from, RETURN_RING, idle)?)?;
         let epoch = agent.own.region().section(from)?.epoch;
         Ok(Self {
             from,
             receiver,
             returns,
+            owner_looks: false,
+            returned: false,
             resolver: agent.own.resolver()?,
             epoch,
             waiter: Waiter::new(WaitMode::Adaptive, agent.machine.clock()),
@@ -61,9 +65,13 @@ impl Inlet {
         })
     }
 
-    /// Closes what this side has of the rings.
-    pub(crate) fn close(self, agent: &mut Agent<'_>) {
-        agent.close(self.from, STREAM_RING);
+    /// Closes the return ring; after a stream that went well not before its owner
+    /// has found it, since spans are on their way home in it.
+    pub(crate) fn close(self, agent: &mut Agent<'_>, well: bool, idle: &Idle) {
+        if well && self.returned && !self.owner_looks {
+            // An owner that does not look for its spans is not waited for twice.
+            let _ = agent.cursor(self.from, RETURN_RING, idle);
+        }
         agent.close(self.from, RETURN_RING);
     }
 
@@ -114,6 +122,12 @@ impl Inlet {
         agent: &Agent<'_>,
         span: &PortalSpan,
     ) -> Result<(), Failure> {
+        if !self.owner_looks
+            && let Ok(Some(line)) = agent.own.cursor(self.from, RETURN_RING)
+        {
+            self.returns.ring().set_cursor(line)?;
+            self.owner_looks = true;
+        }
         match self.returns.give_back(span) {
             Ok(()) => {}
             // The owner has at most as many spans out as the ring has slots, so
@@ -127,6 +141,7 @@ impl Inlet {
             }
             Err(error) => return Err(error.into()),
         }
+        self.returned = true;
         agent.wake(self.from, self.returns.flush());
         Ok(())
     }
@@ -154,13 +169,12 @@ pub(crate) fn sink(
     let mut inlet = match opened {
         Ok(inlet) => inlet,
         Err(failure) => {
-            agent.close(from, STREAM_RING);
             agent.close(from, RETURN_RING);
             return Err(failure);
         }
     };
     let result = run(agent, &mut inlet, drain, &mut idle);
-    inlet.close(agent);
+    inlet.close(agent, result.is_ok(), &idle);
     result
 }
 

@@ -182,7 +182,6 @@ pub(crate) fn source(
 ) -> Result<Report, Failure> {
     let result = run(agent, order, &mut idle);
     agent.close(order.to, STREAM_RING);
-    agent.close(order.to, RETURN_RING);
     if result.is_err() {
         // What the sink did not give back is taken back.
         agent.arena.reclaim(order.to);
@@ -197,7 +196,7 @@ fn run(agent: &mut Agent<'_>, order: &Order, idle: &mut Idle) -> Result<Report, 
         Fill::Relay => {
             let mut inlet = Inlet::open(agent, HOST, idle)?;
             let result = relay(agent, &mut inlet, &mut outlet, idle);
-            inlet.close(agent);
+            inlet.close(agent, result.is_ok(), idle);
             result?;
         }
         Fill::Pattern | Fill::Nothing => {

@@ -91,14 +91,15 @@ impl Attached {
         Ok(Self { region, me, epoch })
     }
 
-    /// The first region there is: at a fixed address, else behind `function`.
+    /// The region behind `function`, so that peer id and doorbells are of one
+    /// kind; without a function, the first one at a fixed address.
     ///
     /// # Errors
-    /// [`AttachError`] of the last place looked at.
+    /// [`AttachError`].
     pub fn first(machine: &Machine, function: Option<&Ivshmem<'_>>) -> Result<Self, AttachError> {
-        match (Self::fixed(machine, 0), function) {
-            (Err(AttachError::NoRegion { .. }), Some(function)) => Self::behind(function),
-            (found, _) => found,
+        match function {
+            Some(function) => Self::behind(function),
+            None => Self::fixed(machine, 0),
         }
     }
 }
