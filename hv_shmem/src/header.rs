@@ -37,6 +37,7 @@ use crate::layout;
 use crate::layout::Layout;
 use crate::layout::LayoutError;
 use crate::layout::RegionSpec;
+use crate::mem::SharedMem;
 use crate::name::Name;
 use crate::name::NameError;
 use uuid::Uuid;
@@ -57,6 +58,10 @@ pub const COMPAT_DURABLE: u64 = 1 << 1;
 pub const KNOWN_RO_COMPAT: u64 = 0;
 /// Incompatible features that this crate knows: none so far.
 pub const KNOWN_INCOMPAT: u64 = 0;
+
+/// How often a header with a wrong checksum is copied again. Rewriting it takes
+/// nanoseconds.
+const HEADER_READS: u32 = 16;
 
 /// CRC-32 as in Ethernet and zip (ISO-HDLC).
 pub(crate) const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISO_HDLC);
@@ -108,6 +113,15 @@ pub struct Header {
 /// Why 256 bytes are not a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
+    /// The memory ends before the header does.
+    #[error(
+        "the memory has {have} bytes; the smallest region has {}",
+        layout::MIN_REGION
+    )]
+    TooShort {
+        /// Bytes there.
+        have: u64,
+    },
     /// Other magic bytes: not a region, or not formatted yet.
     #[error(
         "the memory holds no region: magic is {found:#018x}, a region starts with {MAGIC:#018x}"
@@ -235,6 +249,28 @@ impl Header {
         let crc = CRC.checksum(&out[..at::CRC as usize]);
         put(&mut out, at::CRC, &crc.to_le_bytes());
         out
+    }
+
+    /// Copies the header out of a region's memory and checks the copy. A copy
+    /// with a wrong checksum is taken again, a bounded number of times: the
+    /// host rewrites the header when it takes a region over.
+    ///
+    /// # Errors
+    /// [`HeaderError`].
+    pub fn copy_from<M: SharedMem>(mem: &M) -> Result<Self, HeaderError> {
+        let have = mem.len();
+        if have < layout::HEADER_AT + HEADER_BYTES as u64 {
+            return Err(HeaderError::TooShort { have });
+        }
+        let mut tries = HEADER_READS;
+        loop {
+            let mut bytes = [0; HEADER_BYTES];
+            mem.read(layout::HEADER_AT, &mut bytes);
+            match Self::from_bytes(&bytes) {
+                Err(HeaderError::Crc { .. }) if tries > 0 => tries -= 1,
+                done => return done,
+            }
+        }
     }
 
     /// Checks a private copy of the 256 bytes.

@@ -7,7 +7,6 @@
 //! can write those).
 
 use crate::claim::put;
-use crate::header::HEADER_BYTES;
 use crate::header::Header;
 use crate::header::HeaderError;
 use crate::layout;
@@ -29,7 +28,6 @@ use crate::peers::PeerState;
 use crate::peers::Rights;
 use crate::sequenced;
 use crate::sequenced::RECORD;
-use core::sync::atomic::fence;
 use uuid::Uuid;
 
 /// Why the host could not do something to its own pages.
@@ -132,7 +130,7 @@ impl<M: SharedMem> HostPages<M> {
     /// [`HostError::Header`] and [`HostError::Peer`] when the pages are damaged
     /// (`check` can repair some of that), [`HostError::TooSmall`].
     pub fn take_over(mem: M) -> Result<Self, HostError> {
-        let header = read_header(&mem)?;
+        let header = Header::copy_from(&mem)?;
         let need = header.layout.host.end;
         if mem.len() < need {
             return Err(HostError::TooSmall {
@@ -314,21 +312,7 @@ impl<M: SharedMem> HostPages<M> {
         let bytes = self.header.to_bytes();
         // Magic last: a reader that sees it sees the rest.
         self.mem.write(HEADER_AT + 8, &bytes[8..]);
-        fence(Ordering::Release);
+        self.mem.fence(Ordering::Release);
         self.mem.write(HEADER_AT, &bytes[..8]);
     }
-}
-
-/// Copies the header once and checks the copy.
-pub(crate) fn read_header<M: SharedMem>(mem: &M) -> Result<Header, HostError> {
-    let need = HEADER_AT + HEADER_BYTES as u64;
-    if mem.len() < need {
-        return Err(HostError::TooSmall {
-            need,
-            have: mem.len(),
-        });
-    }
-    let mut bytes = [0; HEADER_BYTES];
-    mem.read(HEADER_AT, &mut bytes);
-    Ok(Header::from_bytes(&bytes)?)
 }

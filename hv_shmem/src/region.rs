@@ -16,10 +16,8 @@ use crate::directory::Entry;
 use crate::directory::ProducerEntry;
 use crate::directory::RingKey;
 use crate::directory::Role;
-use crate::header::HEADER_BYTES;
 use crate::header::Header;
 use crate::header::HeaderError;
-use crate::layout::HEADER_AT;
 use crate::layout::Layout;
 use crate::layout::PeerId;
 use crate::mem::Ordering;
@@ -41,10 +39,6 @@ use crate::section::SectionConfigError;
 use crate::section::SectionHeader;
 use crate::section::SectionState;
 use uuid::Uuid;
-
-/// How often attaching copies the header again when its checksum is wrong: the
-/// host rewrites it when it takes a region over, which takes nanoseconds.
-const HEADER_READS: u32 = 16;
 
 /// How to attach.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -223,7 +217,7 @@ impl<M: SharedMem> PortalRegion<M> {
     /// [`RegionError::TooSmall`], [`RegionError::Header`],
     /// [`RegionError::OtherRegion`].
     pub fn attach(mem: M, options: AttachOptions) -> Result<Self, RegionError> {
-        let header = copy_header(&mem)?;
+        let header = Header::copy_from(&mem)?;
         let need = header.layout.size;
         if mem.len() < need {
             let have = mem.len();
@@ -265,7 +259,7 @@ impl<M: SharedMem> PortalRegion<M> {
     /// # Errors
     /// [`RegionError::Header`] when the header is damaged by now.
     pub fn generation_now(&self) -> Result<u64, RegionError> {
-        Ok(copy_header(&self.mem)?.generation)
+        Ok(Header::copy_from(&self.mem)?.generation)
     }
 
     /// One entry of the peer table, copied and checked.
@@ -548,25 +542,6 @@ impl<M: SharedMem> PortalRegion<M> {
             peer,
             last: self.layout().max_peers - 1,
         })
-    }
-}
-
-/// Copies the header until it is whole, a bounded number of times.
-pub(crate) fn copy_header<M: SharedMem>(mem: &M) -> Result<Header, RegionError> {
-    let need = HEADER_AT + HEADER_BYTES as u64;
-    if mem.len() < need {
-        let have = mem.len();
-        return Err(RegionError::TooSmall { need, have });
-    }
-    let mut tries = HEADER_READS;
-    loop {
-        let mut bytes = [0; HEADER_BYTES];
-        mem.read(HEADER_AT, &mut bytes);
-        match Header::from_bytes(&bytes) {
-            Ok(header) => return Ok(header),
-            Err(HeaderError::Crc { .. }) if tries > 0 => tries -= 1,
-            Err(e) => return Err(e.into()),
-        }
     }
 }
 

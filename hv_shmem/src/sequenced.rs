@@ -8,7 +8,6 @@
 
 use crate::mem::Ordering;
 use crate::mem::SharedMem;
-use core::sync::atomic::fence;
 
 /// Size of a record in bytes: one cache line.
 pub(crate) const RECORD: usize = 64;
@@ -35,7 +34,7 @@ pub(crate) fn copy<M: SharedMem>(mem: &M, at: u64) -> Result<[u8; RECORD], HalfW
         mem.read(at, &mut bytes);
         // The copy comes before the second look; pairs with the release fence
         // in `rewrite`.
-        fence(Ordering::Acquire);
+        mem.fence(Ordering::Acquire);
         if mem.load_u32(at, Ordering::Relaxed) == sequence {
             return Ok(bytes);
         }
@@ -49,7 +48,7 @@ pub(crate) fn rewrite<M: SharedMem>(mem: &M, at: u64, bytes: &[u8; RECORD]) {
     let odd = mem.load_u32(at, Ordering::Relaxed) | 1;
     mem.store_u32(at, odd, Ordering::Relaxed);
     // Whoever sees a new byte sees the odd sequence.
-    fence(Ordering::Release);
+    mem.fence(Ordering::Release);
     let words = bytes.chunks_exact(8).map(|w| {
         let mut word = [0; 8];
         word.copy_from_slice(w);

@@ -144,6 +144,14 @@ fn a_region_file_outlives_its_host_and_has_one_host_at_a_time() {
             "{len}: {refused}"
         );
     }
+    for open_as in [OpenAs::Observer, OpenAs::Peer] {
+        let refused = Backing::open_file(folder.path(), open_as).unwrap_err();
+        let told = refused.to_string();
+        assert!(
+            told.contains("directory") || told.contains("regular"),
+            "{told}"
+        );
+    }
     let foreign = folder.path().join("foreign");
     std::fs::write(&foreign, vec![b'x'; 1 << 20]).unwrap();
     let refused = Backing::open_file(&foreign, OpenAs::Observer).unwrap_err();
@@ -203,9 +211,46 @@ fn writing_where_another_peer_writes_stops_the_writer_only() {
 }
 
 #[test]
-#[ignore = "runs as a child of the test above"]
+fn too_few_file_descriptors_are_an_error_and_leave_none_behind() {
+    let status = process::run("few fds");
+    assert!(status.success(), "{status}");
+}
+
+/// Lowers the limit one by one through the whole scenario (TRUST.md, T15).
+fn few_fds() {
+    use rustix::process::Resource;
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = open();
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    let mut failed = 0;
+    // Five sections, host pages, common section: seven fds.
+    for spare in 0..12 {
+        limit.current = Some(before as u64 + spare);
+        rustix::process::setrlimit(Resource::Nofile, limit).unwrap();
+        match Backing::create(&spec(true), &BackingConfig::default()) {
+            Ok(backing) => {
+                if let Err(e) = backing.share(View::OBSERVER) {
+                    assert!(e.to_string().contains("open files"), "{e}");
+                }
+            }
+            Err(e @ BackingError::TooManyFiles { parts: 7 }) => {
+                assert!(e.to_string().contains("ulimit"), "{e}");
+                failed += 1;
+            }
+            Err(e) => panic!("{e}"),
+        }
+        assert_eq!(open(), before);
+    }
+    assert!((4..12).contains(&failed), "{failed}");
+}
+
+#[test]
+#[ignore = "runs as a child of the tests above"]
 fn child() {
     let Some(job) = process::job() else { return };
+    if job == "few fds" {
+        return few_fds();
+    }
     let (backing, _host) = region(true, Storage::Memfd);
     let mem = backing.map(View::peer(B)).unwrap().mem();
     let part = match job.as_str() {

@@ -55,9 +55,11 @@ impl Backing {
                 }
                 if spec.sectioned {
                     let parts: Vec<Part> = this.parts().filter(|&p| p != Part::Tail).collect();
-                    for part in parts {
+                    for &part in &parts {
                         let range = this.range(part);
-                        this.pieces.push(memfd(range, Some(part), huge)?);
+                        let piece = memfd(range, Some(part), huge)
+                            .map_err(|e| too_many_files(e, parts.len()))?;
+                        this.pieces.push(piece);
                     }
                 } else {
                     this.pieces.push(memfd(whole, None, huge)?);
@@ -65,6 +67,18 @@ impl Backing {
             }
         }
         Ok(this)
+    }
+}
+
+/// A process without fds gets told how many it needs.
+fn too_many_files(e: BackingError, parts: usize) -> BackingError {
+    match &e {
+        BackingError::Io { source, .. }
+            if source.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) =>
+        {
+            BackingError::TooManyFiles { parts }
+        }
+        _ => e,
     }
 }
 

@@ -14,6 +14,7 @@ use crate::header::Header;
 use crate::layout::HEADER_AT;
 use crate::region::RegionError;
 use rustix::fs::FallocateFlags;
+use rustix::fs::FileType;
 use rustix::fs::FlockOperation;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
@@ -114,8 +115,14 @@ pub(crate) fn open(path: &Path, open_as: OpenAs) -> Result<OwnedFd, BackingError
         OpenAs::Observer => OFlags::RDONLY,
         OpenAs::Host | OpenAs::Peer => OFlags::RDWR,
     };
-    let fd = rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty())
+    // NONBLOCK: a FIFO by that name is an error below, not a wait for a writer.
+    let flags = access | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let fd = rustix::fs::open(path, flags, Mode::empty())
         .map_err(|e| failed("open", Some(path.into()), e))?;
+    let stat = rustix::fs::fstat(&fd).map_err(|e| failed("fstat", Some(path.into()), e))?;
+    if !FileType::from_raw_mode(stat.st_mode).is_file() {
+        return Err(BackingError::NotAFile { path: path.into() });
+    }
     if open_as == OpenAs::Host {
         lock(&fd, path)?;
     }

@@ -181,6 +181,20 @@ pub enum BackingError {
         /// The file.
         path: PathBuf,
     },
+    /// A directory, a FIFO, a device.
+    #[error("{} is no regular file", path.display())]
+    NotAFile {
+        /// What it is called.
+        path: PathBuf,
+    },
+    /// The process has no file descriptor left.
+    #[error(
+        "a region of {parts} parts takes a file descriptor each, and the limit is reached; raise it (ulimit -n)"
+    )]
+    TooManyFiles {
+        /// Parts of the region.
+        parts: usize,
+    },
     /// Another process is the region's host, or checks it.
     #[error("{} is in use by another process that hosts or checks it", path.display())]
     Busy {
