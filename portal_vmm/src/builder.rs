@@ -10,6 +10,7 @@ use crate::RamBacking;
 use crate::RegionAttachment;
 use crate::RegionHost;
 use crate::ResolvedDevice;
+use crate::Sandbox;
 use crate::VmmError;
 use crate::Writable;
 use crate::address_map::AddressMap;
@@ -80,6 +81,8 @@ pub struct PartitionBuilder {
     pub deadline: Duration,
     /// Host CPU of each vCPU, by number; empty lets them float.
     pub pin: Vec<usize>,
+    /// Which fences its threads put up before the first guest instruction.
+    pub sandbox: Sandbox,
     /// Regions at fixed addresses, at most eight.
     pub regions: Vec<RegionAttachment>,
     /// Devices on the PCI bus, from slot 1 on, at most 31.
@@ -104,6 +107,7 @@ impl PartitionBuilder {
             console: Console::Discard,
             deadline: DEFAULT_DEADLINE,
             pin: Vec::new(),
+            sandbox: Sandbox::default(),
             regions: Vec::new(),
             devices: Vec::new(),
             members: Vec::new(),
@@ -150,6 +154,12 @@ impl PartitionBuilder {
     /// Pins vCPU n to the n-th of these host CPUs.
     pub fn pin(mut self, cpus: impl Into<Vec<usize>>) -> Self {
         self.pin = cpus.into();
+        self
+    }
+
+    /// Sets the fences around its threads.
+    pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
+        self.sandbox = sandbox;
         self
     }
 
@@ -292,6 +302,10 @@ impl PartitionBuilder {
     pub fn build(mut self, hypervisor: &dyn Hypervisor) -> Result<Partition, VmmError> {
         let created = Instant::now();
         self.check(hypervisor)?;
+        if self.sandbox.is_weakened() {
+            let partition = self.name.as_str();
+            tracing::warn!(partition, sandbox = ?self.sandbox, "SANDBOX WEAKENED OR OFF: a guest that breaks out is not held");
+        }
         let hv = hypervisor.create_partition()?;
         let (ram, map) = self.place_memory(hypervisor, &*hv)?;
         let mut plan = map.clone();
@@ -320,7 +334,10 @@ impl PartitionBuilder {
             hv,
             vcpus,
             platform: Arc::new(platform),
-            plan: ThreadPlan { pin: self.pin },
+            plan: ThreadPlan {
+                pin: self.pin,
+                sandbox: self.sandbox,
+            },
             members,
         }))
     }

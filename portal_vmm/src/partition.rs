@@ -22,6 +22,7 @@ use crate::FaultKind;
 use crate::Member;
 use crate::Outcome;
 use crate::Overrun;
+use crate::Sandbox;
 use crate::VmmError;
 use crate::binding::Binding;
 use crate::hv::HvPartition;
@@ -232,6 +233,8 @@ impl Shared {
 pub(crate) struct ThreadPlan {
     /// Host CPU of each vCPU; vCPUs beyond its end float.
     pub(crate) pin: Vec<usize>,
+    /// Fences that each thread puts up.
+    pub(crate) sandbox: Sandbox,
 }
 
 /// A partition that was built. Dropping it stops it.
@@ -341,6 +344,7 @@ impl Partition {
                 vcpu,
                 counters: counters.unwrap_or_default(),
                 cpu: self.plan.pin.get(index as usize).copied(),
+                sandbox: self.plan.sandbox,
                 shared: self.shared.clone(),
             };
             match seat.spawn() {
@@ -371,7 +375,7 @@ impl Partition {
         }
         drop(control);
         if let Some(when) = Instant::now().checked_add(self.shared.deadline)
-            && let Err(source) = watchdog::watch(&self.shared, when)
+            && let Err(source) = watchdog::watch(&self.shared, when, self.plan.sandbox)
         {
             self.end_and_join();
             return Err(VmmError::Thread {

@@ -4,6 +4,7 @@
 //! and waits; then it alternates between looking at what is requested and
 //! entering the guest. No lock is held across an entry.
 
+use crate::Sandbox;
 use crate::VmmError;
 use crate::hv::Exit;
 use crate::hv::HvVcpu;
@@ -11,6 +12,8 @@ use crate::hv::Kick;
 use crate::partition::Request;
 use crate::partition::Shared;
 use crate::platform::VcpuPlatform;
+use crate::sandbox;
+use crate::sandbox::ThreadKind;
 use crate::stats::Counters;
 use crate::stats::count;
 use rustix::thread::CpuSet;
@@ -28,6 +31,7 @@ pub(crate) struct Seat {
     pub(crate) vcpu: Box<dyn HvVcpu>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) cpu: Option<usize>,
+    pub(crate) sandbox: Sandbox,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -76,7 +80,7 @@ impl Seat {
             set.set(cpu);
             rustix::thread::sched_setaffinity(None, &set).map_err(|errno| fail(errno.into()))?;
         }
-        Ok(())
+        sandbox::enter(ThreadKind::Vcpu, self.sandbox)
     }
 
     fn run(mut self) {

@@ -1,7 +1,11 @@
 //! One thread for all deadlines of a process: it sleeps until the next one and
-//! then ends that partition's run.
+//! then ends that partition's run. Its fences are those of the first partition
+//! that has a deadline.
 
+use crate::Sandbox;
 use crate::partition::Shared;
+use crate::sandbox;
+use crate::sandbox::ThreadKind;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -25,7 +29,7 @@ struct Watchdog {
 ///
 /// # Errors
 /// When the thread cannot be started; nothing watches the partition then.
-pub(crate) fn watch(shared: &Arc<Shared>, when: Instant) -> io::Result<()> {
+pub(crate) fn watch(shared: &Arc<Shared>, when: Instant, fences: Sandbox) -> io::Result<()> {
     static WATCHDOG: OnceLock<Arc<Watchdog>> = OnceLock::new();
     static STARTED: Mutex<(bool, u64)> = Mutex::new((false, 0));
     let watchdog = WATCHDOG.get_or_init(|| {
@@ -40,7 +44,13 @@ pub(crate) fn watch(shared: &Arc<Shared>, when: Instant) -> io::Result<()> {
         std::thread::Builder::new()
             .name("portal-deadline".to_owned())
             .stack_size(STACK)
-            .spawn(move || watchdog.run())?;
+            .spawn(move || {
+                if let Err(error) = sandbox::enter(ThreadKind::Deadline, fences) {
+                    // It never meets a guest's bytes; deadlines matter more.
+                    tracing::error!(%error, "the deadline thread runs without its fences");
+                }
+                watchdog.run();
+            })?;
         started.0 = true;
     }
     started.1 += 1;

@@ -118,10 +118,10 @@ mod tests {
     fn boot_tables_do_not_overlap() {
         let last = boot_info_gpa(MAX_VCPUS - 1).unwrap() + BOOT_INFO_STRIDE;
         assert!(size_of::<BootInfo>() as u64 <= BOOT_INFO_STRIDE);
-        assert!(GDT_GPA + 0x1000 <= BOOT_INFO_GPA);
+        const { assert!(GDT_GPA + 0x1000 <= BOOT_INFO_GPA) };
         assert!(last <= CMDLINE_GPA);
-        assert!(CMDLINE_GPA + CMDLINE_MAX as u64 + 1 <= PAGE_TABLES_GPA);
-        assert!(PAGE_TABLES_END <= BOOT_STACKS_GPA);
+        const { assert!(CMDLINE_GPA + (CMDLINE_MAX as u64) < PAGE_TABLES_GPA) };
+        const { assert!(PAGE_TABLES_END <= BOOT_STACKS_GPA) };
         assert!(boot_stack_top(MAX_VCPUS - 1).unwrap() <= IMAGE_GPA);
         assert_eq!(boot_info_gpa(MAX_VCPUS), None);
         assert_eq!(boot_stack_top(MAX_VCPUS), None);
