@@ -11,12 +11,28 @@ use hv_shmem::ring::RecvError;
 use hv_shmem::ring::SendError;
 use hv_shmem::span::SpanError;
 use portal_agent_abi::Status;
+use portal_vmm::Outcome;
+use portal_vmm::VmmError;
 use std::time::Duration;
 
 /// A failure of the host's side.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostError {
+    /// A partition, or a region for partitions.
+    #[error(transparent)]
+    Vmm(#[from] VmmError),
+    /// A device could not be made.
+    #[error("cannot make the partition's device: {0}")]
+    Device(String),
+    /// A partition ended early.
+    #[error("partition {partition:?} {outcome}")]
+    Stopped {
+        /// Its name.
+        partition: String,
+        /// How it ended.
+        outcome: Outcome,
+    },
     /// The region, or a peer's part in it.
     #[error(transparent)]
     Region(#[from] RegionError),

@@ -1,0 +1,40 @@
+//! `portal demo`: two partitions on one region, what they can do with it, and
+//! what it costs.
+
+mod baseline;
+mod file;
+mod measure;
+mod pair;
+mod picture;
+mod report;
+
+use crate::cli;
+use crate::doctor;
+use crate::exit::Outcome;
+use crate::print;
+
+/// Runs the demo, or sends a file.
+///
+/// # Errors
+/// [`crate::exit::Kind::Host`] where no partition can run, `Input` for a file
+/// that cannot be read, `Guest` when a partition stops, `Failed` when what came
+/// out differs from what went in.
+pub(crate) fn run(args: &cli::Demo) -> Outcome {
+    if let Some(path) = &args.file {
+        // The file first: what is wrong with it does not depend on the host.
+        let source = file::open(path)?;
+        return file::run(&doctor::open_kvm()?, source, args);
+    }
+    let kvm = doctor::open_kvm()?;
+    let report = measure::run(&kvm, args)?;
+    if args.json {
+        return print::json(&report);
+    }
+    print::line(picture::TEXT);
+    print::line(report.text());
+    print::line(
+        "\nEach figure stands beside a baseline of the same run, taken in turns with it.\n\
+         More: portal demo --file PATH, portal bench, portal doctor.",
+    );
+    Ok(())
+}
