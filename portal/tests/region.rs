@@ -114,3 +114,121 @@ fn create_says_where_it_cannot_write() {
         &["no/such/folder/a"],
     );
 }
+
+/// A region of 1 MiB for four peers, in a folder of its own.
+fn made() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let ran = create(folder.path(), &["a", "--size", "1MiB", "--peers", "4"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    folder
+}
+
+fn overwrite(folder: &Path, at: u64, bytes: &[u8]) {
+    use std::io::Seek as _;
+    use std::io::Write as _;
+    let mut file = std::fs::File::options()
+        .write(true)
+        .open(folder.join("a"))
+        .unwrap();
+    file.seek(std::io::SeekFrom::Start(at)).unwrap();
+    file.write_all(bytes).unwrap();
+}
+
+#[test]
+fn show_tells_what_create_was_told() {
+    let folder = made();
+    let ran = portal_in(folder.path(), &["region", "show", "a"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    for words in [
+        "region a, 1.0 MiB",
+        "4 sections",
+        "no rings",
+        "kept apart by checks",
+    ] {
+        assert!(ran.out.contains(words), "{words:?} not in:\n{}", ran.out);
+    }
+    let ran = portal_in(folder.path(), &["region", "show", "a", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(shown["name"], "a");
+    assert_eq!(shown["size"], 1 << 20);
+    assert_eq!(shown["max_peers"], 4);
+    assert_eq!(shown["enforced"], false);
+}
+
+#[test]
+fn check_finds_a_new_region_sound() {
+    let folder = made();
+    let ran = portal_in(folder.path(), &["region", "check", "a"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(
+        ran.out.contains("a: sound; looked at 4 peers"),
+        "{}",
+        ran.out
+    );
+}
+
+#[test]
+fn check_repairs_a_state_word_and_nothing_else() {
+    let folder = made();
+    // Peer 1's word of the state table contradicts its entry in the peer table.
+    overwrite(folder.path(), 4, &[0xEE, 0xEE, 0, 0]);
+    let before = std::fs::read(folder.path().join("a")).unwrap();
+    let ran = portal_in(folder.path(), &["region", "check", "a", "--json"]);
+    assert_eq!(ran.code, 6, "{ran:?}");
+    assert!(ran.err.contains("--repair"), "{}", ran.err);
+    let found: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(found["sound"], false);
+    assert_eq!(found["findings"][0]["code"], "table.state");
+    let after = std::fs::read(folder.path().join("a")).unwrap();
+    assert_eq!(before, after, "check without --repair wrote to the file");
+    let ran = portal_in(folder.path(), &["region", "check", "a", "--repair"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("sound after 1 repairs"), "{}", ran.out);
+    let ran = portal_in(folder.path(), &["region", "check", "a"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+}
+
+#[test]
+fn a_file_that_is_no_region_says_so() {
+    let folder = made();
+    overwrite(folder.path(), 0x1000, b"not a region at all");
+    for args in [["region", "show", "a"], ["region", "check", "a"]] {
+        let ran = portal_in(folder.path(), &args);
+        assert_eq!(ran.code, 6, "{ran:?}");
+        assert!(
+            !ran.err.is_empty() && !ran.err.contains("panicked"),
+            "{ran:?}"
+        );
+    }
+}
+
+#[test]
+fn a_truncated_region_names_both_sizes() {
+    let folder = made();
+    let file = std::fs::File::options()
+        .write(true)
+        .open(folder.path().join("a"))
+        .unwrap();
+    file.set_len(0x8_0000).unwrap();
+    let ran = portal_in(folder.path(), &["region", "check", "a"]);
+    assert_eq!(ran.code, 6, "{ran:?}");
+    assert!(
+        ran.out.contains("524288") && ran.out.contains("1048576"),
+        "{ran:?}"
+    );
+    let ran = portal_in(folder.path(), &["region", "show", "a"]);
+    assert_eq!(ran.code, 6, "{ran:?}");
+}
+
+#[test]
+fn files_that_are_not_there_are_input_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [
+        ["region", "show", "gone"],
+        ["region", "check", "gone"],
+        ["region", "show", "."],
+    ] {
+        let ran = portal_in(folder.path(), &args);
+        assert_eq!(ran.code, 3, "{args:?}: {ran:?}");
+    }
+}

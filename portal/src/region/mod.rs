@@ -1,6 +1,8 @@
 //! `portal region`: file-backed regions from the command line.
 
+mod check;
 mod create;
+mod show;
 
 use crate::cli;
 use crate::exit::Failure;
@@ -18,9 +20,8 @@ use hv_shmem::region::RegionError;
 pub(crate) fn run(command: &cli::Region) -> Outcome {
     match command {
         cli::Region::Create(args) => create::run(args),
-        cli::Region::Show { .. } | cli::Region::Check { .. } => {
-            Err(Failure::new(Kind::Failed, "this command is not built yet"))
-        }
+        cli::Region::Show { path, json } => show::run(path, *json),
+        cli::Region::Check { path, repair, json } => check::run(path, *repair, *json),
     }
 }
 
