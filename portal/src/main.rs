@@ -6,6 +6,7 @@
 
 mod cli;
 mod config;
+mod demo;
 mod doctor;
 mod exit;
 mod print;
@@ -33,7 +34,8 @@ fn carry_out(command: Command) -> Outcome {
         Command::Run(args) => run::run(&args),
         Command::Doctor { json } => doctor::run(json),
         Command::Region(command) => region::run(&command),
-        Command::Demo(_) | Command::Bench(_) => Err(exit::Failure::new(
+        Command::Demo(args) => demo::run(&args),
+        Command::Bench(_) => Err(exit::Failure::new(
             exit::Kind::Failed,
             "this command is not built yet",
         )),

@@ -63,7 +63,7 @@ pub struct Seat {
     /// Rings the agent's vector 0; without one the agent has to be spinning.
     pub bell: Option<Arc<EventFd>>,
     /// Whether the partition still runs; asked now and then during waits.
-    pub alive: Box<dyn Fn() -> bool + Send>,
+    pub alive: Box<dyn Fn() -> bool>,
 }
 
 /// One agent.

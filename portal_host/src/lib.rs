@@ -4,6 +4,8 @@
 //! * [`Controller`] is the host as peer 0 of a region: it sends commands to the
 //!   agents of the built-in guest, takes their answers and reads their results.
 //! * [`Controller::stream`] sends bytes to an agent as spans.
+//! * [`Party`] puts a region, the host and partitions with the built-in guest
+//!   together.
 //!
 //! Specification: none but Portal's own (`portal_agent_abi`).
 //!
@@ -14,6 +16,7 @@
 mod answer;
 mod controller;
 mod error;
+mod party;
 mod stream;
 
 pub use answer::Answer;
@@ -21,5 +24,8 @@ pub use answer::TickCounts;
 pub use controller::Controller;
 pub use controller::Seat;
 pub use error::HostError;
+pub use party::Guest;
+pub use party::GuestSpec;
+pub use party::Party;
 pub use stream::StreamOptions;
 pub use stream::Streamed;

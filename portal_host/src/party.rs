@@ -14,7 +14,6 @@ use portal_resources::IvshmemV1Handle;
 use portal_resources::RegionHandle;
 use portal_resources::Resource;
 use portal_vmm::Console;
-use portal_vmm::DeviceContext;
 use portal_vmm::Image;
 use portal_vmm::Join;
 use portal_vmm::Kvm;
@@ -24,6 +23,9 @@ use portal_vmm::Partition;
 use portal_vmm::PartitionBuilder;
 use portal_vmm::RegionHost;
 use portal_vmm::SharedRegion;
+use portal_vmm::resolvers;
+use portal_vmm::resolvers::DeviceContext;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,7 +82,7 @@ pub struct Guest {
     /// Its id in the region.
     pub peer: PeerId,
     /// Its partition.
-    pub partition: Arc<Partition>,
+    pub partition: Rc<Partition>,
 }
 
 /// Partitions on one region, and the host that drives their agents. Dropping it
@@ -147,7 +149,7 @@ impl Party {
             regions: self.regions.clone(),
         };
         let resource = Resource::new(&handle).map_err(|e| HostError::Device(e.to_string()))?;
-        let device = portal_vmm::standard_resolvers()
+        let device = resolvers::standard()
             .and_then(|resolvers| resolvers.resolve(&resource, &mut context))
             .map_err(|e| HostError::Device(e.to_string()))?;
         let peer = match &device.region {
@@ -164,8 +166,8 @@ impl Party {
             .device(device)
             .build(kvm)?;
         partition.start()?;
-        let partition = Arc::new(partition);
-        let watched = Arc::downgrade(&partition);
+        let partition = Rc::new(partition);
+        let watched = Rc::downgrade(&partition);
         let seat = Seat {
             bell: self.member.doorbell(peer, RING_VECTOR),
             alive: Box::new(move || watched.upgrade().is_some_and(|p| !p.ended())),

@@ -161,7 +161,9 @@ fn blocking(
         },
     )?;
     if failed.load(Ordering::Relaxed) {
-        return Err(std::io::Error::other("the other side of the baseline failed"));
+        return Err(std::io::Error::other(
+            "the other side of the baseline failed",
+        ));
     }
     Ok(took / BLOCKING_ROUNDS as u32)
 }
@@ -182,7 +184,9 @@ pub(crate) fn stream() -> f64 {
                 let Ok(buffer) = spin_receive(&to_read) else {
                     break;
                 };
-                seen = buffer.iter().fold(seen, |sum, word| sum.wrapping_add(*word));
+                seen = buffer
+                    .iter()
+                    .fold(seen, |sum, word| sum.wrapping_add(*word));
                 let _ = empty.try_send(buffer);
             }
             std::hint::black_box(seen);

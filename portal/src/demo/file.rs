@@ -4,7 +4,6 @@
 use super::pair::Pair;
 use super::pair::failure;
 use super::report::grouped;
-use crate::cli;
 use crate::exit::Failure;
 use crate::exit::Kind;
 use crate::exit::Outcome;
@@ -81,8 +80,8 @@ pub(super) fn open(path: &Path) -> Result<Source, Failure> {
 ///
 /// # Errors
 /// [`Kind::Failed`] when the hashes differ, else as [`super::run`].
-pub(super) fn run(kvm: &Kvm, mut source: Source, args: &cli::Demo) -> Outcome {
-    let mut pair = Pair::start(kvm, &args.confinement)?;
+pub(super) fn run(kvm: &Kvm, mut source: Source, json: bool) -> Outcome {
+    let mut pair = Pair::start(kvm)?;
     let bar = bar(source.bytes);
     let sent = send(&mut pair, &mut source, &bar);
     bar.finish_and_clear();
@@ -94,7 +93,7 @@ pub(super) fn run(kvm: &Kvm, mut source: Source, args: &cli::Demo) -> Outcome {
         other => pair.explain(other),
     })?;
     pair.finish()?;
-    show(&sent, args.json)?;
+    show(&sent, json)?;
     if sent.equal {
         return Ok(());
     }

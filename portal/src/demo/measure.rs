@@ -8,7 +8,6 @@ use super::report::Latency;
 use super::report::Report;
 use super::report::Row;
 use super::report::Unit;
-use crate::cli;
 use crate::exit::Failure;
 use crate::exit::Kind;
 use hdrhistogram::Histogram;
@@ -52,10 +51,10 @@ struct Samples {
 ///
 /// # Errors
 /// [`Kind::Host`], [`Kind::Guest`], [`Kind::Deadline`].
-pub(crate) fn run(kvm: &Kvm, args: &cli::Demo) -> Result<Report, Failure> {
+pub(crate) fn run(kvm: &Kvm) -> Result<Report, Failure> {
     let progress = progress();
     progress.set_message("starting two partitions");
-    let mut pair = Pair::start(kvm, &args.confinement)?;
+    let mut pair = Pair::start(kvm)?;
     let measured = measure(&mut pair, &progress);
     progress.finish_and_clear();
     let report = measured.map_err(|e| pair.explain(&e))?;
@@ -79,18 +78,29 @@ fn measure(pair: &mut Pair, progress: &ProgressBar) -> Result<Report, HostError>
 
     progress.set_message("round trips through rings");
     let ring = rounds(pair, ring_trip, || Ok(nanoseconds(baseline::two_lines())))?;
-    rows.push(ring.row("message and answer through rings", "two cache lines, two threads"));
+    rows.push(ring.row(
+        "message and answer through rings",
+        "two cache lines, two threads",
+    ));
     let ring_p50 = ring.histogram.value_at_quantile(0.5) as f64;
     latency.extend(ring.latency("message and answer through rings"));
 
     progress.set_message("calls answered in place");
-    let call = rounds(pair, in_place_trip, || Ok(nanoseconds(baseline::two_lines())))?;
-    rows.push(call.row("call answered in its own line", "two cache lines, two threads"));
+    let call = rounds(pair, in_place_trip, || {
+        Ok(nanoseconds(baseline::two_lines()))
+    })?;
+    rows.push(call.row(
+        "call answered in its own line",
+        "two cache lines, two threads",
+    ));
     latency.extend(call.latency("call answered in its own line"));
 
     progress.set_message("1 MiB spans");
     let stream = rounds(pair, stream_rate, || Ok(baseline::stream() / 1e9))?;
-    rows.push(stream.row_in("1 MiB spans, A writes, B reads", "the same between two threads"));
+    rows.push(stream.row_in(
+        "1 MiB spans, A writes, B reads",
+        "the same between two threads",
+    ));
 
     progress.set_message("doorbells");
     let before = stats(pair);
@@ -134,9 +144,11 @@ fn rounds(
     mut figure: impl FnMut(&mut Pair, &mut Histogram<u64>) -> Result<f64, HostError>,
     mut baseline: impl FnMut() -> std::io::Result<f64>,
 ) -> Result<Samples, HostError> {
+    let histogram = Histogram::new_with_max(LONGEST, 3)
+        .map_err(|e| HostError::Input(std::io::Error::other(e)))?;
     let mut samples = Samples {
         rounds: Vec::new(),
-        histogram: empty(),
+        histogram,
     };
     for _ in 0..ROUNDS {
         let before = baseline().map_err(HostError::Input)?;
@@ -168,11 +180,6 @@ impl Samples {
     fn latency(&self, what: &'static str) -> Option<Latency> {
         (!self.histogram.is_empty()).then(|| Latency::of(what, &self.histogram))
     }
-}
-
-fn empty() -> Histogram<u64> {
-    // Three digits up to a constant limit: this cannot be refused.
-    Histogram::new_with_max(LONGEST, 3).unwrap_or_else(|_| Histogram::new_from(&tiny()))
 }
 
 fn nanoseconds(time: Duration) -> f64 {

@@ -23,10 +23,10 @@ pub(crate) fn run(args: &cli::Demo) -> Outcome {
     if let Some(path) = &args.file {
         // The file first: what is wrong with it does not depend on the host.
         let source = file::open(path)?;
-        return file::run(&doctor::open_kvm()?, source, args);
+        return file::run(&doctor::open_kvm()?, source, args.json);
     }
     let kvm = doctor::open_kvm()?;
-    let report = measure::run(&kvm, args)?;
+    let report = measure::run(&kvm)?;
     if args.json {
         return print::json(&report);
     }

@@ -1,7 +1,6 @@
 //! The demo's two partitions.
 
 use super::baseline;
-use crate::cli;
 use crate::exit::Failure;
 use crate::exit::Kind;
 use hv_shmem::layout::PeerId;
@@ -31,19 +30,14 @@ pub(crate) struct Pair {
 
 impl Pair {
     /// Starts both, each on a core of its own.
-    pub(crate) fn start(kvm: &Kvm, confinement: &cli::Confinement) -> Result<Self, Failure> {
-        confinement.warn();
+    pub(crate) fn start(kvm: &Kvm) -> Result<Self, Failure> {
         let region = RegionHandle {
             max_peers: PEERS,
             common: COMMON,
             ..RegionHandle::new("demo", REGION)
         };
         let [one, two] = baseline::cores();
-        let guest = |name: &str, cpu| GuestSpec {
-            sandbox: !confinement.no_sandbox,
-            ..GuestSpec::new(name).on(cpu)
-        };
-        let specs = vec![guest("A", one), guest("B", two)];
+        let specs = vec![GuestSpec::new("A").on(one), GuestSpec::new("B").on(two)];
         let party = Party::start(kvm, &region, specs).map_err(|e| failure(&e))?;
         let [a, b] = party.guests.as_slice() else {
             return Err(Failure::new(Kind::Failed, "the demo needs two partitions"));

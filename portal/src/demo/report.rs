@@ -87,7 +87,11 @@ impl Row {
             baseline_of,
             baseline,
             portal,
-            ratio: if baseline > 0.0 { portal / baseline } else { 0.0 },
+            ratio: if baseline > 0.0 {
+                portal / baseline
+            } else {
+                0.0
+            },
             unit,
         }
     }
@@ -218,7 +222,13 @@ mod tests {
         let mut histogram = Histogram::<u64>::new(3).unwrap();
         histogram.record(300).unwrap();
         let report = Report {
-            rows: vec![Row::new("ring", "two lines", Unit::Nanoseconds, 312.0, 300.0)],
+            rows: vec![Row::new(
+                "ring",
+                "two lines",
+                Unit::Nanoseconds,
+                312.0,
+                300.0,
+            )],
             latency: vec![Latency::of("ring", &histogram)],
             facts: vec![Fact {
                 what: "exits",
