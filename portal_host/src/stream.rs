@@ -7,6 +7,7 @@
 use crate::Controller;
 use crate::HostError;
 use hv_shmem::arena::ArenaError;
+use hv_shmem::arena::RETURN_RING;
 use hv_shmem::arena::ReturnReceiver;
 use hv_shmem::backing::MappedMem;
 use hv_shmem::layout::PeerId;
@@ -117,14 +118,13 @@ impl Controller {
                 stream.take_back(this)
             })?;
         }
-        // An agent that has not found the ring yet would never see its end.
-        self.wait(to, "taking the stream", options.limit, |this| {
+        // A ring that is closed before the agent has accepted it is never seen.
+        self.wait(to, "the start of the stream", options.limit, |this| {
             stream.learn_cursor(this)?;
             Ok(stream.cursor_known.then_some(()))
         })?;
         self.own.close_ring(to, STREAM_RING);
-        // The return ring stays accepted: the agent looks for that before it
-        // closes it, and the next stream's is another instance.
+        self.own.leave_ring(to, RETURN_RING);
         Ok(Streamed {
             bytes: total,
             spans: stream.sequence,
