@@ -15,6 +15,7 @@ use crate::Answer;
 use crate::HostError;
 use crate::TickCounts;
 use hv_shmem::arena::BoxedArena;
+use hv_shmem::arena::RETURN_RING;
 use hv_shmem::backing::MappedMem;
 use hv_shmem::doorbell::Bell;
 use hv_shmem::doorbell::Doorbell;
@@ -39,6 +40,7 @@ use portal_agent_abi::CONTROL_SLOTS;
 use portal_agent_abi::Command;
 use portal_agent_abi::HOST;
 use portal_agent_abi::RING_VECTOR;
+use portal_agent_abi::STREAM_RING;
 use portal_agent_abi::Status;
 use portal_agent_abi::report;
 use portal_agent_abi::report::Report;
@@ -74,6 +76,8 @@ pub(crate) struct Agent {
     answers: Option<CompleteReceiver<MappedMem>>,
     /// Number of the last command.
     sent: u64,
+    /// Whether the rings of a stream to it are open.
+    pub(crate) streaming: bool,
 }
 
 /// The host in one region.
@@ -138,6 +142,7 @@ impl Controller {
             cursor_known: false,
             answers: None,
             sent: 0,
+            streaming: false,
         };
         self.agents.insert(agent, agent_state);
         Ok(())
@@ -225,6 +230,12 @@ impl Controller {
             && let Some(bell) = &agent.seat.bell
         {
             bell.ring()?;
+        }
+        if std::mem::take(&mut agent.streaming) {
+            // Not before: the agent may be about to accept them. Not later: it
+            // would take them for the next stream's.
+            self.own.close_ring(id, STREAM_RING);
+            self.own.leave_ring(id, RETURN_RING);
         }
         if entry.user_data != agent.sent {
             return Err(HostError::OutOfTurn {

@@ -31,7 +31,7 @@ pub enum HostError {
         /// Its name.
         partition: String,
         /// How it ended.
-        outcome: Outcome,
+        outcome: Box<Outcome>,
     },
     /// The region, or a peer's part in it.
     #[error(transparent)]

@@ -191,7 +191,7 @@ impl Party {
         match (joined, partition.wait(Duration::ZERO)) {
             (Err(_), Some(outcome)) => Err(HostError::Stopped {
                 partition: partition.name().to_owned(),
-                outcome,
+                outcome: Box::new(outcome),
             }),
             (joined, _) => joined,
         }

@@ -7,7 +7,6 @@
 use crate::Controller;
 use crate::HostError;
 use hv_shmem::arena::ArenaError;
-use hv_shmem::arena::RETURN_RING;
 use hv_shmem::arena::ReturnReceiver;
 use hv_shmem::backing::MappedMem;
 use hv_shmem::layout::PeerId;
@@ -60,7 +59,6 @@ impl Default for StreamOptions {
 struct Stream {
     to: PeerId,
     spans: SubmitSender<MappedMem>,
-    cursor_known: bool,
     returns: Option<ReturnReceiver<MappedMem>>,
     /// Spans that the agent holds.
     under_way: u64,
@@ -69,7 +67,8 @@ struct Stream {
 
 impl Controller {
     /// Sends everything that `from` gives, to an agent that was told to take a
-    /// stream from the host. `sent` is called with each piece of bytes, in order,
+    /// stream from the host; once for each such command, whose answer is to be
+    /// taken before the next one. `sent` is called with each piece of bytes, in order,
     /// before the agent can see it.
     ///
     /// # Errors
@@ -84,6 +83,9 @@ impl Controller {
         mut sent: impl FnMut(&[u8]),
     ) -> Result<Streamed, HostError> {
         let mut stream = Stream::open(self, to)?;
+        self.wait(to, "the start of the stream", options.limit, |this| {
+            stream.meet(this)
+        })?;
         let window = u64::from(options.window.clamp(1, STREAM_SLOTS));
         let mut buffer = vec![0; options.span_bytes.max(1)];
         let mut total = 0;
@@ -118,13 +120,6 @@ impl Controller {
                 stream.take_back(this)
             })?;
         }
-        // A ring that is closed before the agent has accepted it is never seen.
-        self.wait(to, "the start of the stream", options.limit, |this| {
-            stream.learn_cursor(this)?;
-            Ok(stream.cursor_known.then_some(()))
-        })?;
-        self.own.close_ring(to, STREAM_RING);
-        self.own.leave_ring(to, RETURN_RING);
         Ok(Streamed {
             bytes: total,
             spans: stream.sequence,
@@ -134,6 +129,8 @@ impl Controller {
 
 impl Stream {
     fn open(host: &mut Controller, to: PeerId) -> Result<Self, HostError> {
+        let agent = host.agents.get_mut(&to).ok_or(HostError::NoSuchAgent(to))?;
+        agent.streaming = true;
         let place = host.own.create_ring(RingSpec {
             id: STREAM_RING,
             to,
@@ -145,7 +142,6 @@ impl Stream {
         Ok(Self {
             to,
             spans: SubmitSender::new(place)?,
-            cursor_known: false,
             returns: None,
             under_way: 0,
             sequence: 0,
@@ -159,8 +155,7 @@ impl Stream {
         limit: Duration,
     ) -> Result<(), HostError> {
         let to = self.to;
-        host.wait(to, "room in the stream's ring", limit, |host| {
-            self.learn_cursor(host)?;
+        host.wait(to, "room in the stream's ring", limit, |_| {
             match self.spans.try_send(entry) {
                 Ok(()) => Ok(Some(())),
                 Err(SendError::Full) => Ok(None),
@@ -173,26 +168,27 @@ impl Stream {
         Ok(())
     }
 
-    fn learn_cursor(&mut self, host: &Controller) -> Result<(), HostError> {
-        if !self.cursor_known
-            && let Some(line) = host.own.cursor(self.to, STREAM_RING)?
-        {
-            self.spans.set_cursor(line)?;
-            self.cursor_known = true;
+    /// Both sides have accepted the other's ring.
+    fn meet(&mut self, host: &mut Controller) -> Result<Option<()>, HostError> {
+        if self.returns.is_none() {
+            match host.own.accept_return_ring(self.to) {
+                Ok(ring) => self.returns = Some(ring),
+                Err(RingError::NotThere { .. } | RingError::Accepted { .. }) => return Ok(None),
+                Err(e) => return Err(e.into()),
+            }
         }
-        Ok(())
+        let Some(line) = host.own.cursor(self.to, STREAM_RING)? else {
+            return Ok(None);
+        };
+        self.spans.set_cursor(line)?;
+        Ok(Some(()))
     }
 
     /// Takes back what the agent is done with; `None` when there was nothing.
     fn take_back(&mut self, host: &mut Controller) -> Result<Option<()>, HostError> {
         let to = self.to;
-        let returns = match &mut self.returns {
-            Some(returns) => returns,
-            none => match host.own.accept_return_ring(to) {
-                Ok(ring) => none.insert(ring),
-                Err(RingError::NotThere { .. }) => return Ok(None),
-                Err(e) => return Err(e.into()),
-            },
+        let Some(returns) = &mut self.returns else {
+            return Ok(None);
         };
         let taken = host
             .arena

@@ -133,7 +133,7 @@ fn partition(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Partiti
     let vcpus = vcpus.unwrap_or_else(|| absent(&table, 1));
     let ram = size_within(&mut table, "ram", RAM_MIN..RAM_MAX + 1, flaws);
     let ram = ram.unwrap_or_else(|| absent(&table, 16 << 20));
-    if ram.value % PAGE != 0 {
+    if !ram.value.is_multiple_of(PAGE) {
         flaws.push(ram.flaw(format!("{} is no multiple of 4 KiB", bytes(ram.value))));
     }
     let guest = guest(&mut table, flaws);

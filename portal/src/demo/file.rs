@@ -2,7 +2,6 @@
 //! to B, and B's hash against the host's own.
 
 use super::pair::Pair;
-use super::pair::failure;
 use super::report::grouped;
 use crate::exit::Failure;
 use crate::exit::Kind;
@@ -11,7 +10,6 @@ use crate::print;
 use indicatif::ProgressBar;
 use indicatif::ProgressStyle;
 use portal_agent_abi::Command;
-use portal_agent_abi::HOST;
 use portal_agent_abi::command::Drain;
 use portal_agent_abi::command::Fill;
 use portal_host::HostError;

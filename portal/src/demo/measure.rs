@@ -9,7 +9,6 @@ use super::report::Report;
 use super::report::Row;
 use super::report::Unit;
 use crate::exit::Failure;
-use crate::exit::Kind;
 use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
 use indicatif::ProgressStyle;
@@ -50,7 +49,7 @@ struct Samples {
 /// Starts the partitions, measures, ends them.
 ///
 /// # Errors
-/// [`Kind::Host`], [`Kind::Guest`], [`Kind::Deadline`].
+/// [`crate::exit::Kind::Host`], `Guest`, `Deadline`.
 pub(crate) fn run(kvm: &Kvm) -> Result<Report, Failure> {
     let progress = progress();
     progress.set_message("starting two partitions");
