@@ -162,7 +162,7 @@ pub(crate) enum Ears<'m> {
 const NAP: Duration = Duration::from_micros(500);
 /// Longest sleep of an agent with doorbells: a peer that does not ring, or rings
 /// before this one listens, delays it by this much.
-const DOZE: Duration = Duration::from_millis(100);
+const DOZE: Duration = Duration::from_millis(250);
 
 impl Bell for Ears<'_> {
     fn wait(&self, timeout: Option<Duration>) -> Result<Heard, DoorbellError> {

@@ -13,7 +13,6 @@ use crate::bytes;
 use crate::failure::Failure;
 use crate::idle::Idle;
 use crate::sink::Inlet;
-use hv_shmem::arena::RETURN_RING;
 use hv_shmem::arena::ReturnReceiver;
 use hv_shmem::layout::PeerId;
 use hv_shmem::mem::RawMem;
