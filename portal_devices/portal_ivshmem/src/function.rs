@@ -9,13 +9,19 @@
 //! Specification: PCI Local Bus 3.0, 6.2.2 (command), 6.2.5 (BARs), 6.8.2
 //! (MSI-X). Distrusted: the guest. Left out: the register file.
 
+use crate::guard::Guard;
+use crate::guard::stands;
 use crate::pci::ConfigSpace;
 use crate::pci::Msix;
+use crate::pci::natural;
 use crate::peers::Peers;
+use crate::window::DeniedWrite;
 use crate::window::Window;
+use portal_device::Access;
 use portal_device::Effect;
 use portal_device::Effects;
 use portal_device::Msi;
+use portal_device::StopReason;
 
 /// BAR indices.
 pub(crate) const REGISTERS: u8 = 0;
@@ -37,6 +43,30 @@ pub(crate) enum Delivery {
     Listening,
 }
 
+/// How events reach the guest at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Straight from the binding's event, for vectors that may be sent.
+    Direct,
+    /// Through the device, for every vector (INTx).
+    Listen,
+    /// Through the device, for vectors that may be sent (one-shot).
+    ListenOpen,
+    /// Not at all.
+    Shut,
+}
+
+/// What an access to a BAR meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// The device.
+    Inside,
+    /// No BAR there, not a natural access, or one that ends outside.
+    Outside,
+    /// A BAR that is not decoded.
+    Undecoded,
+}
+
 /// What the binding has been told and has in place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Standing {
@@ -55,6 +85,8 @@ pub(crate) struct Function {
     pub(crate) msix: Option<(Msix, usize)>,
     pub(crate) peers: Peers,
     windows: Vec<Window>,
+    /// Where the region is when no BAR says it.
+    fixed: Option<u64>,
     attached: bool,
     standing: Standing,
 }
@@ -75,6 +107,7 @@ impl Function {
             msix,
             peers: Peers::default(),
             windows,
+            fixed: None,
             attached: false,
             standing,
         }
@@ -104,6 +137,61 @@ impl Function {
         &self.windows
     }
 
+    /// The region is at `gpa` whenever the device is attached.
+    pub(crate) fn fix_region(&mut self, gpa: u64) {
+        self.fixed = Some(gpa);
+    }
+
+    /// Where an access of the guest ends up.
+    pub(crate) fn reach(&self, bar: u8, offset: u64, len: u8) -> Reach {
+        let region = self.windows.iter().map(|window| window.len).sum();
+        let (bar_len, decoded) = match self.config.bar(bar) {
+            Some(info) => (info.len, self.config.decoded(bar).is_some()),
+            None if bar == REGION && self.fixed.is_some() => (region, true),
+            None => return Reach::Outside,
+        };
+        let inside = offset
+            .checked_add(len.into())
+            .is_some_and(|end| end <= bar_len);
+        if !inside || !natural(offset, len) {
+            Reach::Outside
+        } else if !decoded && stands(Guard::Decoded) {
+            Reach::Undecoded
+        } else {
+            Reach::Inside
+        }
+    }
+
+    /// A store to the region trapped. Where its window is read-only to this
+    /// guest, that may stop the partition. (A store to a writable window is one
+    /// that the binding could not map; it is dropped too, since nothing stands
+    /// there.)
+    pub(crate) fn denied(&self, offset: u64, policy: DeniedWrite, effects: &mut Effects) {
+        let read_only = self.windows.iter().any(|window| {
+            window.access == Access::ReadOnly
+                && offset
+                    .checked_sub(window.offset)
+                    .is_some_and(|at| at < window.len)
+        });
+        if read_only && policy == DeniedWrite::Stop && self.attached {
+            effects.push(Effect::Stop(StopReason::DeniedWrite {
+                device: "ivshmem",
+                offset,
+            }));
+        }
+    }
+
+    /// A doorbell that trapped.
+    pub(crate) fn ring(&self, peer: u16, vector: u16, effects: &mut Effects) {
+        if self.attached {
+            effects.push(Effect::Ring { peer, vector });
+        }
+    }
+
+    pub(crate) fn attached(&self) -> bool {
+        self.attached
+    }
+
     pub(crate) fn set_attached(&mut self, attached: bool) {
         self.attached = attached;
     }
@@ -121,7 +209,11 @@ impl Function {
                 None
             }
         };
-        let (registers, msix, region) = (at(REGISTERS), at(MSIX), at(REGION));
+        let region = match self.fixed {
+            Some(gpa) if self.attached => Some(gpa),
+            _ => at(REGION),
+        };
+        let (registers, msix) = (at(REGISTERS), at(MSIX));
         let old = (
             self.standing.registers,
             self.standing.msix,
@@ -247,21 +339,21 @@ impl Function {
         true
     }
 
-    /// Brings the delivery of these vectors to what state and `listen` say, and
+    /// Brings the delivery of these vectors to what state and `mode` say, and
     /// raises those that waited for it. Returns how many were raised.
     pub(crate) fn sync_vectors(
         &mut self,
         vectors: std::ops::Range<u16>,
-        listen: bool,
+        mode: Mode,
         effects: &mut Effects,
     ) -> u64 {
         let mut raised = 0u64;
         for vector in vectors {
-            let wanted = match self.message(vector) {
+            let wanted = match (mode, self.message(vector)) {
                 _ if !self.attached => Delivery::Off,
-                _ if listen => Delivery::Listening,
-                Some(msi) => Delivery::Connected(msi),
-                None => Delivery::Off,
+                (Mode::Listen, _) | (Mode::ListenOpen, Some(_)) => Delivery::Listening,
+                (Mode::Direct, Some(msi)) => Delivery::Connected(msi),
+                (Mode::Shut, _) | (_, None) => Delivery::Off,
             };
             let Some(standing) = self.standing.vectors.get_mut(usize::from(vector)) else {
                 return raised;

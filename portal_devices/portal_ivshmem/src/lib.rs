@@ -3,6 +3,9 @@
 //! * [`v1`]: register- and BAR-compatible with QEMU's ivshmem, revision 1: a
 //!   PCI function 1AF4:1110 with 256 bytes of registers, an MSI-X BAR and the
 //!   region behind a prefetchable BAR.
+//! * [`v2`]: the region's own layout as the guest sees it, after Jailhouse's
+//!   draft: a PCI function 110A:4106 with sections, a state table and a state
+//!   register, one-shot interrupts.
 //! * [`pci`]: the parts that any such function has: type-0 configuration space
 //!   and the MSI-X table.
 //!
@@ -17,6 +20,7 @@
 
 pub mod pci;
 pub mod v1;
+pub mod v2;
 
 mod function;
 #[cfg(feature = "negative_control")]
@@ -24,11 +28,14 @@ pub mod guard;
 #[cfg(not(feature = "negative_control"))]
 mod guard;
 mod peers;
+mod view;
 mod window;
 
-pub use v1::DeniedWrite;
 pub use v1::IvshmemV1;
 pub use v1::IvshmemV1Config;
+pub use v2::IvshmemV2;
+pub use v2::IvshmemV2Config;
+pub use window::DeniedWrite;
 pub use window::MAX_WINDOWS;
 pub use window::Window;
 
@@ -91,6 +98,24 @@ pub enum ConfigError {
         value: u64,
         /// Length of the region, bytes.
         region_len: u64,
+    },
+    /// A peer id that the region does not have, or a region for one peer only.
+    #[error(
+        "peer is {value}, it has to be below max_peers = {max_peers}, which has to be 2 or more"
+    )]
+    Peer {
+        /// The id.
+        value: u16,
+        /// Ids that the region has.
+        max_peers: u16,
+    },
+    /// A region address that no guest has.
+    #[error("base is {value:#x}, it has to be a multiple of 4096 from 0x1000 to {limit:#x}")]
+    Base {
+        /// The address.
+        value: u64,
+        /// The highest one.
+        limit: u64,
     },
     /// INTx tells of doorbells, and a plain function has none.
     #[error("intx is on with vectors = 0: a plain function has no doorbells to interrupt for")]

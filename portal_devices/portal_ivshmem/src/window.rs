@@ -14,6 +14,17 @@ use portal_device::Access;
 /// section, the sections before the own one, the own one, those behind it.
 pub const MAX_WINDOWS: usize = 8;
 
+/// What a guest's write to a part of the region that is read-only to it comes
+/// to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeniedWrite {
+    /// No effect, counted as `region_writes_dropped`.
+    #[default]
+    Drop,
+    /// The partition is stopped with [`portal_device::StopReason::DeniedWrite`].
+    Stop,
+}
+
 /// A part of the region with one kind of access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {

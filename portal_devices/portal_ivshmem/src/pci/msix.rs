@@ -52,6 +52,19 @@ impl MsixLayout {
             bar_len: end.next_power_of_two().max(SMALLEST_BAR),
         }
     }
+
+    /// The MSI-X capability behind id and next: message control, table, pending
+    /// bits, both in `bar`. Of it a guest may write the top two bits of the first
+    /// word.
+    pub(crate) fn capability(&self, bar: u8) -> [u8; 10] {
+        let mut body = [0; 10];
+        let (control, places) = body.split_at_mut(2);
+        let (table, pending) = places.split_at_mut(4);
+        control.copy_from_slice(&self.vectors.wrapping_sub(1).to_le_bytes());
+        table.copy_from_slice(&u32::from(bar).to_le_bytes());
+        pending.copy_from_slice(&((self.pending as u32) | u32::from(bar)).to_le_bytes());
+        body
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -53,6 +53,7 @@ mod saved;
 use crate::ConfigError;
 use crate::function::Function;
 use crate::function::MSIX;
+use crate::function::Mode;
 use crate::function::REGION;
 use crate::function::REGISTERS;
 use crate::pci::ConfigSpace;
@@ -62,6 +63,7 @@ use crate::pci::Msix;
 use crate::pci::MsixLayout;
 use crate::peers::PeerPhase;
 use crate::window;
+use crate::window::DeniedWrite;
 use crate::window::Window;
 use portal_device::BarBacking;
 use portal_device::BarInfo;
@@ -91,17 +93,6 @@ pub const MOST_REGION: u64 = hv_shmem::layout::MAX_REGION;
 
 /// MSI-X capability id.
 const MSIX_CAPABILITY: u8 = 0x11;
-
-/// What a guest's write to a part of the region that is read-only to it comes
-/// to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DeniedWrite {
-    /// No effect, counted as `region_writes_dropped`.
-    #[default]
-    Drop,
-    /// The partition is stopped with [`portal_device::StopReason::DeniedWrite`].
-    Stop,
-}
 
 /// What an ivshmem v1 function is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,11 +175,7 @@ impl IvshmemV1 {
         };
         let mut space = ConfigSpace::new(&identity, &bars);
         let msix = doorbells.then(|| {
-            let mut body = Vec::with_capacity(10);
-            body.extend_from_slice(&config.vectors.wrapping_sub(1).to_le_bytes());
-            body.extend_from_slice(&u32::from(MSIX).to_le_bytes());
-            body.extend_from_slice(&((layout.pending as u32) | u32::from(MSIX)).to_le_bytes());
-            let at = space.add_capability(MSIX_CAPABILITY, &body, &[0x00, 0xc0]);
+            let at = space.add_capability(MSIX_CAPABILITY, &layout.capability(MSIX), &[0, 0xc0]);
             (Msix::new(layout), at + 2)
         });
         let mut function = Function::new(space, msix, config.windows.clone());
@@ -226,9 +213,12 @@ impl IvshmemV1 {
     }
 
     fn sync_vectors(&mut self, vectors: std::ops::Range<u16>, effects: &mut Effects) {
-        let raised = self
-            .function
-            .sync_vectors(vectors, self.listening(), effects);
+        let mode = if self.listening() {
+            Mode::Listen
+        } else {
+            Mode::Direct
+        };
+        let raised = self.function.sync_vectors(vectors, mode, effects);
         for _ in 0..raised {
             self.counters.raised.bump();
         }

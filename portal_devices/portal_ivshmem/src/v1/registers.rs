@@ -4,23 +4,19 @@
 //! parent module for the table and for accesses of other widths. Distrusted:
 //! the guest. Left out: MSI-X, which [`crate::pci`] has.
 
-use super::DeniedWrite;
 use super::IvshmemV1;
 use crate::function::DOORBELL;
 use crate::function::MSIX;
 use crate::function::REGION;
 use crate::function::REGISTERS;
+use crate::function::Reach;
 use crate::guard::Guard;
 use crate::guard::stands;
 use crate::pci::Refused;
 use crate::pci::TableWrite;
 use crate::pci::merge;
-use crate::pci::natural;
 use crate::pci::part;
-use portal_device::Access;
-use portal_device::Effect;
 use portal_device::Effects;
-use portal_device::StopReason;
 
 const INTERRUPT_MASK: u64 = 0x00;
 const INTERRUPT_STATUS: u64 = 0x04;
@@ -76,20 +72,12 @@ impl IvshmemV1 {
     /// Whether the guest can have reached this place: the BAR is decoded, and
     /// the access is natural and ends inside.
     fn reachable(&mut self, bar: u8, offset: u64, len: u8) -> bool {
-        let inside = self.function.config.bar(bar).is_some_and(|info| {
-            offset
-                .checked_add(len.into())
-                .is_some_and(|end| end <= info.len)
-        });
-        if !inside || !natural(offset, len) {
-            self.counters.access_refused.bump();
-            return false;
-        }
-        if self.function.config.decoded(bar).is_none() && stands(Guard::Decoded) {
-            self.counters.undecoded.bump();
-            return false;
-        }
-        true
+        match self.function.reach(bar, offset, len) {
+            Reach::Inside => return true,
+            Reach::Outside => self.counters.access_refused.bump(),
+            Reach::Undecoded => self.counters.undecoded.bump(),
+        };
+        false
     }
 
     pub(super) fn bar_read(&mut self, bar: u8, offset: u64, len: u8, effects: &mut Effects) {
@@ -156,25 +144,12 @@ impl IvshmemV1 {
         }
     }
 
-    /// A store to the region trapped: the window is read-only to this guest. (A
-    /// store to a writable window is one that the binding could not map; it is
-    /// dropped too, since nothing stands there.)
     fn region_write(&mut self, offset: u64, effects: &mut Effects) {
         if self.counters.region_writes_dropped.bump() {
             tracing::debug!(offset, "ivshmem: store to a read-only part of the region");
         }
-        let read_only = self.function.windows().iter().any(|window| {
-            window.access == Access::ReadOnly
-                && offset
-                    .checked_sub(window.offset)
-                    .is_some_and(|at| at < window.len)
-        });
-        if read_only && self.config.denied_write == DeniedWrite::Stop {
-            effects.push(Effect::Stop(StopReason::DeniedWrite {
-                device: "ivshmem",
-                offset,
-            }));
-        }
+        self.function
+            .denied(offset, self.config.denied_write, effects);
     }
 
     fn register_write(&mut self, offset: u64, len: u8, value: u64, effects: &mut Effects) {
@@ -202,7 +177,7 @@ impl IvshmemV1 {
             Some(record) if vector < record.vectors || !stands(Guard::KnownVector) => {
                 record.trapped.bump();
                 self.counters.doorbells_trapped.bump();
-                effects.push(Effect::Ring { peer, vector });
+                self.function.ring(peer, vector, effects);
             }
             _ => {
                 self.counters.doorbells_unknown.bump();

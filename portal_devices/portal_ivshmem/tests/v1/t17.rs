@@ -25,12 +25,13 @@ const HARNESS: Harness = Harness {
     cases: 4000,
 };
 
-const VALUES: [u64; 6] = [
+const VALUES: [u64; 7] = [
     0,
     u64::MAX,
     0x5a5a_5a5a_5a5a_5a5a,
     0xa5a5_a5a5_a5a5_a5a5,
     0x0000_8004_0003_00ff,
+    0x0001_0009_0003_ffff,
     0x0007_0005_c000_0406,
 ];
 
@@ -74,6 +75,7 @@ fn places() -> Vec<Place> {
     // Where something is, in its own width, counts twenty times.
     for _ in 0..20 {
         places.extend([0, 4, 8, 12].map(|offset| Place::Bar(0, offset, 4)));
+        places.extend([12; 3].map(|offset| Place::Bar(0, offset, 4)));
         places.extend([0, 8].map(|offset| Place::Bar(0, offset, 8)));
         places.extend([0, 4, 8, 12, 2048].map(|offset| Place::Bar(1, offset, 4)));
         places.extend([0x10, 0x14, 0x18, 0x1c].map(|offset| Place::Config(offset, 4)));

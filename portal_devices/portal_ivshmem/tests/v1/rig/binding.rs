@@ -27,6 +27,8 @@ pub(crate) struct Binding {
     /// Of the last step.
     pub(crate) raised: Vec<(u16, Msi)>,
     pub(crate) rings: Vec<(u16, u16)>,
+    /// States published in the last step.
+    pub(crate) states: Vec<u32>,
     pub(crate) stopped: bool,
 }
 
@@ -108,6 +110,10 @@ impl Binding {
             }
             Effect::Ring { peer, vector } => {
                 self.rings.push((peer, vector));
+                Ok(())
+            }
+            Effect::PublishState { state } => {
+                self.states.push(state);
                 Ok(())
             }
             Effect::Stop(_) => {

@@ -234,6 +234,9 @@ impl Rig {
         let mut effects = Effects::new();
         self.device.step(input, &mut effects);
         self.note(input);
+        if !self.attached && input != Input::Detach && !effects.list().is_empty() {
+            return Err(format!("effects without a binding: {:?}", effects.list()));
+        }
         self.carry_out(&effects)?;
         if let Input::Rung { vector } = input
             && vector < self.device.config().vectors
@@ -298,11 +301,15 @@ impl Rig {
     fn carry_out(&mut self, effects: &Effects) -> Result<(), String> {
         self.binding.raised.clear();
         self.binding.rings.clear();
+        self.binding.states.clear();
         for effect in effects.list() {
             self.binding.apply(effect)?;
         }
         for (vector, _) in &self.binding.raised {
             self.owed.remove(vector);
+        }
+        if !self.binding.states.is_empty() {
+            return Err("published a state".into());
         }
         for (peer, vector) in &self.binding.rings {
             if self
