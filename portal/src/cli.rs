@@ -6,7 +6,6 @@ use crate::exit;
 use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
-use clap::ValueEnum;
 use std::path::PathBuf;
 
 /// Virtual machines that share memory and ring each other.
@@ -68,7 +67,10 @@ A smallest file:
 Examples:
   portal bench                       all of them; some minutes
   portal bench latency doorbell
+  portal bench --goals 5,6,7
   portal bench all --json > figures.json
+
+Exit code 1 when a gate is missed.
 
 Give them a quiet machine with two cores.")]
     Bench(Bench),
@@ -188,29 +190,37 @@ pub(crate) struct RegionCreate {
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// Which.
-    #[arg(value_enum, default_value = "all")]
-    pub(crate) what: Vec<BenchGroup>,
+    /// Which: latency, throughput, bulk, doorbell, arena, partition, or all.
+    #[arg(value_name = "SUITE", default_value = "all", value_parser = suites())]
+    pub(crate) suites: Vec<String>,
+
+    /// Only these goals, by their number.
+    #[arg(long, value_name = "NUMBER", value_delimiter = ',')]
+    pub(crate) goals: Vec<u32>,
+
+    /// Rounds to keep for each goal; below 15 nothing counts as passed.
+    #[arg(long, default_value_t = portal_bench::DEFAULT_ROUNDS)]
+    pub(crate) rounds: u32,
+
+    /// The two cores to measure on, as FIRST,SECOND; else the first two usable.
+    #[arg(long, value_name = "CORES", value_parser = two_cores)]
+    pub(crate) cores: Option<[usize; 2]>,
 
     /// One JSON object a goal instead of the table.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum BenchGroup {
-    /// Round trips through rings.
-    Latency,
-    /// Messages a second.
-    Throughput,
-    /// Bytes a second.
-    Bulk,
-    /// Doorbells and blocking.
-    Doorbell,
-    /// Allocating and freeing.
-    Arena,
-    /// Everything.
-    All,
+fn suites() -> Vec<&'static str> {
+    let words = portal_bench::Suite::ALL.map(portal_bench::Suite::word);
+    words.into_iter().chain(["all"]).collect()
+}
+
+fn two_cores(text: &str) -> Result<[usize; 2], String> {
+    let wrong = || "write two numbers: 0,1".to_owned();
+    let (first, second) = text.split_once(',').ok_or_else(wrong)?;
+    let number = |t: &str| t.trim().parse().map_err(|_| wrong());
+    Ok([number(first)?, number(second)?])
 }
 
 fn size(text: &str) -> Result<u64, String> {

@@ -4,6 +4,7 @@
 //! configuration files, wires the other crates together and prints what they
 //! did. What guests and region files say is checked by the crates that read it.
 
+mod bench;
 mod cli;
 mod config;
 mod demo;
@@ -20,6 +21,10 @@ use exit::Outcome;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Benchmarks between two processes start this program again.
+    if portal_bench::serve_if_child() {
+        return ExitCode::SUCCESS;
+    }
     match carry_out(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -35,9 +40,6 @@ fn carry_out(command: Command) -> Outcome {
         Command::Doctor { json } => doctor::run(json),
         Command::Region(command) => region::run(&command),
         Command::Demo(args) => demo::run(&args),
-        Command::Bench(_) => Err(exit::Failure::new(
-            exit::Kind::Failed,
-            "this command is not built yet",
-        )),
+        Command::Bench(args) => bench::run(&args),
     }
 }
