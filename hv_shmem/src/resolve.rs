@@ -114,7 +114,7 @@ impl<M: SharedMem> SpanResolver<M> {
         let at = &self.region.layout().common;
         let limit = at.end - at.start;
         match span.offset.checked_add(span.length) {
-            Some(end) if end <= limit && span.offset % 8 == 0 => {}
+            Some(end) if end <= limit && span.offset.is_multiple_of(8) => {}
             _ => {
                 return Err(SpanError::OutOfBounds {
                     offset: span.offset,

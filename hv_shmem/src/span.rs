@@ -211,7 +211,6 @@ impl<M: SharedMem> SpanView<M> {
     }
 
     /// Length in bytes.
-    #[expect(clippy::len_without_is_empty, reason = "is_empty is below")]
     pub fn len(&self) -> u64 {
         self.mem.len()
     }

@@ -95,7 +95,7 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
     pub(super) fn over(place: ArenaPlace<M>, states: S) -> Result<Self, ArenaError> {
         let layout = ArenaLayout::new(place.mem.len())?;
         let far = place.offset.checked_add(layout.end());
-        if place.offset % PAGE != 0 || far.is_none_or(|end| end > MAX_SPAN) {
+        if !place.offset.is_multiple_of(PAGE) || far.is_none_or(|end| end > MAX_SPAN) {
             return Err(ArenaError::Misplaced {
                 offset: place.offset,
             });
@@ -431,7 +431,7 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         // Wrapping: an offset before the first page becomes one beyond the last.
         let from_first = span.offset.wrapping_sub(self.first);
         let granule = from_first / GRANULE;
-        if named && from_first % GRANULE == 0 && granule < self.window.granules() {
+        if named && from_first.is_multiple_of(GRANULE) && granule < self.window.granules() {
             return Ok(Granule(granule as u32));
         }
         Err(self.why_not_named(span))

@@ -47,7 +47,7 @@ impl ReturnClaim {
     #[inline(always)]
     pub fn new(span: &PortalSpan) -> Option<Self> {
         let granule = span.offset / GRANULE;
-        if span.offset % GRANULE != 0 || granule > u64::from(u32::MAX) {
+        if !span.offset.is_multiple_of(GRANULE) || granule > u64::from(u32::MAX) {
             return None;
         }
         Some(Self(granule | (u64::from(span.generation) << 32)))

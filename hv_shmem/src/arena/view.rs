@@ -34,7 +34,7 @@ impl<M: SharedMem> ArenaView<M> {
     pub fn new(place: ArenaPlace<M>) -> Result<Self, ArenaError> {
         let layout = ArenaLayout::new(place.mem.len())?;
         let far = place.offset.checked_add(layout.end());
-        if place.offset % PAGE != 0 || far.is_none_or(|end| end > MAX_SPAN) {
+        if !place.offset.is_multiple_of(PAGE) || far.is_none_or(|end| end > MAX_SPAN) {
             return Err(ArenaError::Misplaced {
                 offset: place.offset,
             });
