@@ -17,6 +17,7 @@ mod doorbell;
 mod failure;
 mod idle;
 mod in_place;
+mod laps;
 mod link;
 mod ping;
 mod serve;

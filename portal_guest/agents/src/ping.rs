@@ -6,23 +6,20 @@
 use crate::agent::Agent;
 use crate::failure::Failure;
 use crate::idle::Idle;
+use crate::laps;
 use hv_shmem::layout::PeerId;
 use hv_shmem::mem::RawMem;
 use hv_shmem::ring::InlineReceiver;
 use hv_shmem::ring::InlineSender;
 use hv_shmem::ring::RingKind;
 use hv_shmem::ring::RingLayout;
+use hv_shmem::ring::SendError;
 use portal_agent_abi::PING_RING;
 use portal_agent_abi::PING_SLOTS;
 use portal_agent_abi::report::Report;
-use portal_warp::time;
 
 /// Payload of a message, in bytes: the rest of a cache line.
-const PAYLOAD: usize = 56;
-/// Rounds before the ones that count.
-pub(crate) const WARM_UP: u32 = 1000;
-/// Rounds between two readings of the clock for the idle limit.
-const ROUNDS_PER_READING: u32 = 4096;
+pub(crate) const PAYLOAD: usize = 56;
 
 struct Link {
     sender: InlineSender<RawMem>,
@@ -49,7 +46,7 @@ impl Link {
         let sender = &mut self.sender;
         idle.spin(|| match sender.try_send(message) {
             Ok(()) => Ok(Some(())),
-            Err(hv_shmem::ring::SendError::Full) => Ok(None),
+            Err(SendError::Full) => Ok(None),
             Err(error) => Err(error.into()),
         })
     }
@@ -70,40 +67,16 @@ pub(crate) fn ping(
     mut idle: Idle,
 ) -> Result<Report, Failure> {
     let result = Link::new(agent, peer, &idle).and_then(|mut link| {
-        let histogram = &mut *agent.histogram;
-        let mut started = time::now();
-        let mut message = [0; PAYLOAD];
-        for round in 0..u64::from(WARM_UP) + u64::from(rounds) {
-            if round == u64::from(WARM_UP) {
-                histogram.clear();
-                started = time::now();
-            }
-            let before = time::now();
-            message[..8].copy_from_slice(&round.to_le_bytes());
-            link.send(&message, &idle)?;
+        laps::run(agent.histogram, rounds, &mut idle, |round, idle| {
+            let message = message(round);
+            link.send(&message, idle)?;
             let mut answer = [0; PAYLOAD];
-            link.receive(&mut answer, &idle)?;
-            histogram.record(time::now().wrapping_sub(before));
-            if answer != message {
-                return Err(Failure::Protocol {
-                    what: "pong's message",
-                    found: word(&answer),
-                    expected: round,
-                });
-            }
-            if round % u64::from(ROUNDS_PER_READING) == 0 {
-                idle.progress();
-            }
-        }
-        Ok(Report {
-            count: rounds.into(),
-            bytes: u64::from(rounds) * 2 * PAYLOAD as u64,
-            ticks: time::now().wrapping_sub(started),
-            ..Report::default()
+            link.receive(&mut answer, idle)?;
+            expect(&answer, &message)
         })
     });
     agent.close(peer, PING_RING);
-    result
+    result.map(|ticks| report(rounds, ticks))
 }
 
 /// The answering side.
@@ -114,28 +87,72 @@ pub(crate) fn pong(
     mut idle: Idle,
 ) -> Result<Report, Failure> {
     let result = Link::new(agent, peer, &idle).and_then(|mut link| {
-        let started = time::now();
-        for round in 0..u64::from(WARM_UP) + u64::from(rounds) {
+        laps::serve(rounds, &mut idle, |idle| {
             let mut message = [0; PAYLOAD];
-            link.receive(&mut message, &idle)?;
-            link.send(&message, &idle)?;
-            if round % u64::from(ROUNDS_PER_READING) == 0 {
-                idle.progress();
-            }
-        }
-        Ok(Report {
-            count: rounds.into(),
-            bytes: u64::from(rounds) * 2 * PAYLOAD as u64,
-            ticks: time::now().wrapping_sub(started),
-            ..Report::default()
+            link.receive(&mut message, idle)?;
+            link.send(&message, idle)
         })
     });
     agent.close(peer, PING_RING);
-    result
+    result.map(|ticks| report(rounds, ticks))
 }
 
-fn word(message: &[u8; PAYLOAD]) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&message[..8]);
-    u64::from_le_bytes(bytes)
+/// What both sides report.
+pub(crate) fn report(rounds: u32, ticks: u64) -> Report {
+    Report {
+        count: rounds.into(),
+        bytes: u64::from(rounds) * 2 * PAYLOAD as u64,
+        ticks,
+        ..Report::default()
+    }
+}
+
+/// The message of a round: seven words that all depend on it.
+#[inline(always)]
+pub(crate) fn message(round: u64) -> [u8; PAYLOAD] {
+    let mut message = [0; PAYLOAD];
+    let (words, _) = message.as_chunks_mut::<8>();
+    for (word, index) in words.iter_mut().zip(0..) {
+        *word = round.wrapping_add(index).to_le_bytes();
+    }
+    message
+}
+
+/// Compares word by word: `memcmp` would be a call.
+#[inline(always)]
+pub(crate) fn expect(found: &[u8; PAYLOAD], expected: &[u8; PAYLOAD]) -> Result<(), Failure> {
+    let pairs = found
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .zip(expected.as_chunks::<8>().0);
+    let mut different = 0;
+    for (found, expected) in pairs {
+        different |= u64::from_le_bytes(*found) ^ u64::from_le_bytes(*expected);
+    }
+    if different == 0 {
+        return Ok(());
+    }
+    Err(Failure::Protocol {
+        what: "bits of an answer that are wrong",
+        found: different,
+        expected: 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_wrong_byte_is_found() {
+        let good = message(77);
+        assert!(expect(&good, &message(77)).is_ok());
+        assert!(expect(&good, &message(78)).is_err());
+        for at in 0..PAYLOAD {
+            let mut bad = good;
+            bad[at] ^= 0x10;
+            assert!(expect(&bad, &good).is_err(), "byte {at}");
+        }
+    }
 }
