@@ -119,7 +119,10 @@ impl<M: SharedMem> OwnSection<M> {
     /// nobody reads what is being cleared.
     fn write_clean(&self) {
         let empty = SectionState::Empty as u32;
-        self.mem.store_u32(at::STATE, empty, Ordering::Release);
+        self.mem.store_u32(at::STATE, empty, Ordering::Relaxed);
+        // Whoever sees a changed byte sees the state; pairs with the acquire
+        // fence in `PortalRegion::section`.
+        self.mem.fence(Ordering::Release);
         self.mem.zero(0, SECTION_HEADER_BYTES);
         for index in 0..self.header.entries {
             directory::write(&self.mem, &self.header, index, &Entry::Free);

@@ -40,6 +40,10 @@ use crate::section::SectionHeader;
 use crate::section::SectionState;
 use uuid::Uuid;
 
+/// How often a section header that cannot be meant is copied again: its peer's
+/// successor may be formatting it between two looks at its state.
+const SECTION_READS: u32 = 16;
+
 /// How to attach.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AttachOptions {
@@ -308,23 +312,20 @@ impl<M: SharedMem> PortalRegion<M> {
     pub fn section(&self, peer: PeerId) -> Result<SectionHeader, RegionError> {
         let epoch = self.expect_live(peer)?;
         let mem = self.section_mem(peer)?;
-        // Pairs with the release store at the end of `OwnSection`'s formatting.
-        let state = mem.load_u32(section::at::STATE, Ordering::Acquire);
-        match SectionState::from_u32(state) {
-            Some(SectionState::Ready | SectionState::Quiescing) => {}
-            Some(state) => return Err(RegionError::NotReady { peer, state }),
-            None => {
-                let claim = BadClaim {
-                    what: "section state",
-                    at: section::at::STATE,
-                    value: state.into(),
-                    limit: SectionState::Closed as u64,
-                };
-                return Err(RegionError::Section { peer, claim });
+        let mut tries = SECTION_READS;
+        let header = loop {
+            section_in_use(&mem, peer)?;
+            let copied = copy_section(&mem, peer, self.layout().section_size);
+            // The copy comes before the second look at the state; pairs with
+            // the release fence in `OwnSection`'s formatting.
+            mem.fence(Ordering::Acquire);
+            section_in_use(&mem, peer)?;
+            match copied {
+                Ok(header) => break header,
+                Err(_) if tries > 0 => tries -= 1,
+                Err(claim) => return Err(RegionError::Section { peer, claim }),
             }
-        }
-        let header = copy_section(&mem, peer, self.layout().section_size)
-            .map_err(|claim| RegionError::Section { peer, claim })?;
+        };
         if header.epoch != epoch {
             return Err(RegionError::StaleEpoch {
                 peer,
@@ -542,6 +543,25 @@ impl<M: SharedMem> PortalRegion<M> {
             peer,
             last: self.layout().max_peers - 1,
         })
+    }
+}
+
+/// Whether the peer says that its section may be used.
+fn section_in_use<M: SharedMem>(mem: &M, peer: PeerId) -> Result<(), RegionError> {
+    // Pairs with the release store at the end of `OwnSection`'s formatting.
+    let state = mem.load_u32(section::at::STATE, Ordering::Acquire);
+    match SectionState::from_u32(state) {
+        Some(SectionState::Ready | SectionState::Quiescing) => Ok(()),
+        Some(state) => Err(RegionError::NotReady { peer, state }),
+        None => {
+            let claim = BadClaim {
+                what: "section state",
+                at: section::at::STATE,
+                value: state.into(),
+                limit: SectionState::Closed as u64,
+            };
+            Err(RegionError::Section { peer, claim })
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::ring::PRODUCER_INDEX;
 use crate::ring::RingLayout;
 use crate::section;
 use crate::section::SectionHeader;
+use crate::section::SectionState;
 use std::collections::HashMap;
 use std::vec::Vec;
 
@@ -32,7 +33,7 @@ const CURSOR: u64 = 0;
 /// One section as it stands.
 #[derive(Debug, Clone)]
 pub(crate) enum SectionSurvey {
-    /// Never formatted.
+    /// Never formatted, being formatted, or left in the middle of that.
     Blank,
     /// Its header cannot be meant.
     Bad(BadClaim),
@@ -116,7 +117,7 @@ impl Survey {
 
 fn read_section<M: SharedMem>(mem: &M, peer: PeerId, layout: &Layout) -> SectionSurvey {
     let state = mem.load_u32(section::at::STATE, Ordering::Acquire);
-    if state == 0 && mem.load_u64(section::at::MAGIC, Ordering::Relaxed) == 0 {
+    if state == SectionState::Empty as u32 {
         return SectionSurvey::Blank;
     }
     let header = match region::copy_section(mem, peer, layout.section_size) {
