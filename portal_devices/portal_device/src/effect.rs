@@ -74,7 +74,8 @@ pub enum Effect {
     },
     /// Map `len` bytes of the region from `offset` at `gpa`, write-back.
     Map {
-        /// BAR index that this belongs to.
+        /// BAR index that this belongs to, or for a virtio device the id of the
+        /// shared-memory region.
         bar: u8,
         /// Guest physical address.
         gpa: u64,

@@ -14,14 +14,15 @@ pub enum Input {
     Attach,
     /// The binding goes away: undo what stands.
     Detach,
-    /// The guest reads configuration space; answered in the low `len` bytes.
+    /// The guest reads configuration space (PCI's, or a virtio device's own);
+    /// answered in the low `len` bytes.
     ConfigRead {
         /// Byte offset, 0 to 4095.
         offset: u16,
         /// Width in bytes: 1, 2 or 4.
         len: u8,
     },
-    /// The guest writes configuration space.
+    /// The guest writes configuration space (PCI's, or a virtio device's own).
     ConfigWrite {
         /// Byte offset, 0 to 4095.
         offset: u16,
