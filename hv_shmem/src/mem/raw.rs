@@ -80,7 +80,7 @@ impl SharedMem for RawMem {
 
     fn window(&self, at: u64, len: u64) -> Result<Self, OutOfBounds> {
         match at.checked_add(len) {
-            Some(end) if end <= self.len && at % 8 == 0 => Ok(Self {
+            Some(end) if end <= self.len && at.is_multiple_of(8) => Ok(Self {
                 // SAFETY: inside the range, just checked.
                 base: unsafe { self.base.add(at as usize) },
                 len,

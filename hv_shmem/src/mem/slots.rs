@@ -185,7 +185,7 @@ impl<M: SharedMem> Slots<M> {
 
     #[inline(always)]
     fn check(&self, at: usize, len: usize) {
-        if len > self.size || at > self.size - len || at % 8 != 0 {
+        if len > self.size || at > self.size - len || !at.is_multiple_of(8) {
             outside_slot(at, len, self.slot_size());
         }
     }

@@ -98,7 +98,8 @@ impl<M: SharedMem> BulkSender<M> {
     #[inline(always)]
     pub fn try_send(&mut self, message: &[u8]) -> Result<(), SendError> {
         self.stage(message)?;
-        self.publish();
+        // `published` stays behind: at worst a flush stores the index again.
+        self.store_index();
         Ok(())
     }
 
@@ -135,11 +136,16 @@ impl<M: SharedMem> BulkSender<M> {
     /// Makes everything staged visible to the receiver.
     #[inline(always)]
     pub fn publish(&mut self) {
+        self.store_index();
+        self.published = self.next;
+    }
+
+    #[inline(always)]
+    fn store_index(&self) {
         // Release: pairs with the acquire load in `BulkReceiver::refresh`; the
-        // slots written above come before it.
+        // slots written before come before it.
         self.produced
             .store(FIRST_WORD, self.next, Ordering::Release);
-        self.published = self.next;
     }
 
     /// Sends as many whole messages as there is space for and publishes them,

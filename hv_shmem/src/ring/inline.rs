@@ -130,7 +130,7 @@ impl<M: SharedMem> InlineSender<M> {
     /// [`SendError::TooLong`] when `messages` is no whole number of messages;
     /// [`SendError::Poisoned`].
     pub fn push_batch(&mut self, messages: &[u8]) -> Result<usize, SendError> {
-        if messages.len() % self.payload != 0 {
+        if !messages.len().is_multiple_of(self.payload) {
             return Err(self.too_long(messages.len()));
         }
         let mut sent = 0;

@@ -117,7 +117,7 @@ impl<M: SharedMem> MpscSender<M> {
     /// [`SendError::Poisoned`].
     #[inline]
     pub fn push_batch(&mut self, messages: &[u8]) -> Result<usize, SendError> {
-        if messages.len() % self.payload != 0 {
+        if !messages.len().is_multiple_of(self.payload) {
             return Err(self.too_long(messages.len()));
         }
         let wanted = (messages.len() / self.payload) as u64;

@@ -20,6 +20,10 @@ use crate::mem::Ordering;
 use crate::mem::SharedMem;
 use crate::violation::Violation;
 
+/// Most messages consumed that are not published: the line moves between the
+/// cores once for so many, and a sender that found the ring full sees space soon.
+const CURSOR_BATCH: u64 = 16;
+
 /// Position of the slot that a line is: its first word is the index or cursor.
 pub(crate) const FIRST_WORD: u64 = 0;
 
@@ -88,28 +92,33 @@ pub(crate) struct OwnCursor<M> {
     line: Line<M>,
     producer: Line<M>,
     published: u64,
+    /// Position from which on consumption is published.
+    due: u64,
     flushed: u64,
     batch: u64,
 }
 
 impl<M: SharedMem> OwnCursor<M> {
-    /// `slots` bounds how much may stay unpublished: a quarter of the ring, so
-    /// that a producer that waits for space sees it in few steps and the line
-    /// moves between the cores rarely.
+    /// `slots` bounds how much may stay unpublished: less than a quarter of the
+    /// ring, so that a sender never waits for it, and less than
+    /// [`CURSOR_BATCH`].
     pub(crate) fn new(line: Option<M>, producer: Line<M>, slots: u64) -> Result<Self, PlaceError> {
+        let batch = (slots / 4).clamp(1, CURSOR_BATCH);
         Ok(Self {
             line: consumer_line(line.ok_or(PlaceError::NoCursor)?)?,
             producer,
             published: 0,
+            due: batch,
             flushed: 0,
-            batch: (slots / 4).max(1),
+            batch,
         })
     }
 
     /// Everything before `position` is consumed; publishes when that is a batch.
     #[inline(always)]
     pub(crate) fn advance(&mut self, position: u64) {
-        if position.wrapping_sub(self.published) >= self.batch {
+        // Modulo 2^64: `position` is at or past `due`.
+        if position.wrapping_sub(self.due) <= u64::MAX / 2 {
             self.store(position);
         }
     }
@@ -128,6 +137,7 @@ impl<M: SharedMem> OwnCursor<M> {
         // side's reads of the freed slots come before it.
         self.line.store(FIRST_WORD, position, Ordering::Release);
         self.published = position;
+        self.due = position.wrapping_add(self.batch);
     }
 
     /// Publishes, and says whether the producer sleeps for want of space.
