@@ -5,6 +5,8 @@
 //! nothing mapped there. Memory slots of the hypervisor are handed out here too.
 
 use crate::VmmError;
+use crate::guard::Guard;
+use crate::guard::stands;
 use portal_device::Access;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -110,7 +112,8 @@ impl AddressMap {
         memory: bool,
     ) -> Result<Option<u32>, VmmError> {
         let wraps = len == 0 || gpa.checked_add(len).is_none();
-        let other = self.overlap(gpa, len).map(|found| self.name(found.2));
+        let taken = self.overlap(gpa, len).filter(|_| stands(Guard::Overlap));
+        let other = taken.map(|found| self.name(found.2));
         let other = other.or_else(|| wraps.then(|| "the end of the address space".to_owned()));
         if let Some(other) = other {
             return Err(VmmError::Overlap {

@@ -13,6 +13,8 @@ use crate::VmmError;
 use crate::Writable;
 use crate::address_map::Place;
 use crate::fabric::Fabric;
+use crate::guard::Guard;
+use crate::guard::stands;
 use crate::hv;
 use crate::hv::InterruptRoute;
 use crate::hv::MsiMessage;
@@ -341,7 +343,7 @@ fn message(msi: Msi) -> MsiMessage {
 
 pub(crate) fn hv_access(access: Access) -> hv::Access {
     match access {
-        Access::ReadOnly => hv::Access::ReadOnly,
-        Access::ReadWrite => hv::Access::ReadWrite,
+        Access::ReadOnly if stands(Guard::SecondStage) => hv::Access::ReadOnly,
+        Access::ReadOnly | Access::ReadWrite => hv::Access::ReadWrite,
     }
 }

@@ -29,6 +29,12 @@ mod device_handle;
 mod error;
 mod fabric;
 mod firmware;
+#[cfg(feature = "negative_control")]
+pub mod guard;
+#[cfg(not(feature = "negative_control"))]
+mod guard;
+#[cfg(test)]
+mod hostile_guest;
 pub mod hv;
 pub mod kvm;
 mod memory;

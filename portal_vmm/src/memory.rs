@@ -119,7 +119,14 @@ impl HostMemory {
                 }
             }
         };
-        done.map_err(|errno| fail(errno.into()))?;
+        done.map_err(|errno| match (backing, errno) {
+            (RamBacking::HugePages, rustix::io::Errno::NOMEM) => fail(io::Error::other(format!(
+                "the host's pool has too few free 2 MiB pages ({} are needed); raise \
+                 /proc/sys/vm/nr_hugepages",
+                bytes.div_ceil(HUGE_PAGE)
+            ))),
+            _ => fail(errno.into()),
+        })?;
         Ok(Arc::new(memory))
     }
 
@@ -257,6 +264,9 @@ mod tests {
     fn memory_that_is_not_there_is_an_error_that_says_so() {
         let error = HostMemory::new("RAM of a", 1 << 60, RamBacking::Anonymous).unwrap_err();
         assert!(error.to_string().contains("RAM of a"), "{error}");
+        // More than any pool has.
+        let error = HostMemory::new("RAM of b", 1 << 46, RamBacking::HugePages).unwrap_err();
+        assert!(error.to_string().contains("nr_hugepages"), "{error}");
         assert!(HostMemory::new("nothing", 0, RamBacking::Anonymous).is_err());
     }
 }

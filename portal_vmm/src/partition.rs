@@ -25,6 +25,8 @@ use crate::Overrun;
 use crate::Sandbox;
 use crate::VmmError;
 use crate::binding::Binding;
+use crate::guard::Guard;
+use crate::guard::stands;
 use crate::hv::HvPartition;
 use crate::hv::HvVcpu;
 use crate::hv::Kick;
@@ -168,7 +170,11 @@ impl Shared {
         self.platform.uart().finish();
         let members = self.members.lock();
         let members = std::mem::take(&mut *members.unwrap_or_else(PoisonError::into_inner));
-        drop(members);
+        if stands(Guard::Leaving) {
+            drop(members);
+        } else {
+            std::mem::forget(members);
+        }
     }
 
     /// The deadline has passed.
@@ -264,9 +270,12 @@ pub(crate) struct Parts {
 
 impl Partition {
     pub(crate) fn new(parts: Parts) -> Self {
-        let reader = |vcpu: &Box<dyn HvVcpu>| StatsReader::new(vcpu.statistics()?).ok();
+        let readers = parts.vcpus.iter().map(|vcpu| {
+            let statistics = vcpu.statistics()?;
+            StatsReader::new(statistics).ok()
+        });
         let partition = Self {
-            kernel: parts.vcpus.iter().map(reader).collect(),
+            kernel: readers.collect(),
             counters: parts.vcpus.iter().map(|_| Arc::default()).collect(),
             shared: Arc::new(Shared {
                 name: parts.name,
@@ -510,6 +519,17 @@ impl Partition {
     pub fn device(&self, name: &str) -> Option<DeviceHandle> {
         let mut devices = self.devices().into_iter();
         devices.find(|device| device.name() == name)
+    }
+
+    /// Says that the partition has formatted its sections: its places in regions
+    /// become ready and the other peers are told.
+    ///
+    /// # Errors
+    /// [`VmmError::Region`] when one of them is neither joining nor quiescing.
+    pub fn ready(&self) -> Result<(), VmmError> {
+        let members = self.shared.members.lock();
+        let members = members.unwrap_or_else(PoisonError::into_inner);
+        members.iter().try_for_each(Member::ready)
     }
 
     /// Frequency of the guest's TSC in Hz (0 when unknown) and whether it reads

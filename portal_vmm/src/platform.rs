@@ -15,6 +15,8 @@ use crate::address_map::Place;
 use crate::binding::Binding;
 use crate::boot::GuestRam;
 use crate::console::Uart;
+use crate::guard::Guard;
+use crate::guard::stands;
 use crate::hv::ExitHandler;
 use crate::hv::HvPartition;
 use crate::hv::StopCause;
@@ -379,6 +381,13 @@ impl ExitHandler for VcpuPlatform {
                     let value = self.platform.config_read(function, register, piece.len)?;
                     pci::put(data, piece, value);
                 }
+                Ok(())
+            }
+            Some(Found {
+                place: Place::Region { .. } | Place::DeviceMemory { .. },
+                ..
+            }) if !stands(Guard::LostBacking) => {
+                data.fill(0xFF);
                 Ok(())
             }
             _ => Err(self.stray(found, gpa, data.len(), false)),

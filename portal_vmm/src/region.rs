@@ -179,22 +179,33 @@ impl SharedRegion {
             }]
         };
         match writable {
-            Writable::All => return whole(Access::ReadWrite),
+            Writable::All if !self.enforced => return whole(Access::ReadWrite),
             Writable::Nothing => return whole(Access::ReadOnly),
-            Writable::Own => {}
+            Writable::All | Writable::Own => {}
         }
         let mut parts: Vec<RegionPart> = Vec::new();
         let own = self.layout.section(peer);
         let common = &self.layout.common;
-        let edges = [
+        let own_edges = [
             (common.start, Access::ReadOnly),
             (common.end, Access::ReadWrite),
             (own.start, Access::ReadOnly),
             (own.end, Access::ReadWrite),
             (size, Access::ReadOnly),
         ];
+        // What alignment leaves over behind the last section is nobody's, and
+        // has no writable memory behind it.
+        let sections = u64::from(self.layout.max_peers) * self.layout.section_size;
+        let all_edges = [
+            (self.layout.sections_at() + sections, Access::ReadWrite),
+            (size, Access::ReadOnly),
+        ];
+        let edges = match writable {
+            Writable::All => &all_edges[..],
+            Writable::Own | Writable::Nothing => &own_edges[..],
+        };
         let mut offset = 0;
-        for (end, access) in edges {
+        for &(end, access) in edges {
             let Some(len) = end.checked_sub(offset).filter(|len| *len > 0) else {
                 continue;
             };
@@ -266,6 +277,16 @@ mod tests {
                 assert_eq!(next, layout.size);
             }
         }
+    }
+
+    #[test]
+    fn everything_of_a_sectioned_region_ends_with_its_last_section() {
+        let region = region(0, true);
+        let end = region.layout().section(PeerId(3)).end;
+        let parts = region.parts(PeerId(0), Writable::All);
+        assert_eq!((parts[0].len, parts[0].access), (end, Access::ReadWrite));
+        let behind: u64 = parts.iter().skip(1).map(|part| part.len).sum();
+        assert_eq!(behind, region.size() - end);
     }
 
     #[test]

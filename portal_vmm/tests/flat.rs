@@ -10,6 +10,7 @@ use portal_vmm::Console;
 use portal_vmm::FaultKind;
 use portal_vmm::Outcome;
 use portal_vmm::PartitionBuilder;
+use portal_vmm::RamBacking;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -108,6 +109,24 @@ image!(
     "5: jmp 5b",
 );
 
+// Ring 0 may use what KVM's emulator knows; where ring 0 is emulated, this is
+// beyond it.
+image!(
+    beyond_the_emulator,
+    "lock cmpxchg16b [0x180000]",
+    "mov eax, 9",
+    "out 0xf4, eax",
+);
+
+// Stores behind 4 GiB and reads it back.
+image!(
+    use_high_ram,
+    "mov rbx, 0x100001000",
+    "mov dword ptr [rbx], 77",
+    "mov eax, [rbx]",
+    "out 0xf4, eax",
+);
+
 fn run(builder: PartitionBuilder) -> Option<Outcome> {
     let hypervisor = hypervisor()?;
     let mut partition = builder.build(&hypervisor).unwrap();
@@ -188,6 +207,83 @@ fn an_access_without_memory_names_the_address() {
         assert!(fault.rip.is_some_and(|rip| rip >= 0x10_0000));
         assert!(outcome.to_string().contains("0x30000000"), "{outcome}");
     }
+}
+
+#[test]
+fn an_instruction_that_kvm_cannot_execute_is_told_or_runs() {
+    let Some(outcome) = run(partition("beyond", beyond_the_emulator())) else {
+        return;
+    };
+    match &outcome {
+        // With hardware virtualisation nothing is emulated.
+        Outcome::Exited(9) => {}
+        Outcome::Faulted(fault) => {
+            assert!(
+                matches!(fault.kind, FaultKind::Emulation { .. }),
+                "{outcome}"
+            );
+            assert_eq!(fault.rip, Some(0x10_0000));
+            eprintln!("{outcome}");
+        }
+        _ => panic!("{outcome}"),
+    }
+}
+
+#[test]
+fn ram_goes_on_behind_the_hole_below_four_gib() {
+    let image = use_high_ram();
+    if let Some(outcome) = run(partition("large", image).ram((3 << 30) + (2 << 20))) {
+        assert_eq!(outcome, Outcome::Exited(77));
+    }
+    let Some(outcome) = run(partition("small", image)) else {
+        return;
+    };
+    assert!(matches!(outcome, Outcome::Faulted(_)), "{outcome}");
+}
+
+#[test]
+fn ram_may_come_from_a_memfd_or_huge_pages() {
+    let Some(hypervisor) = hypervisor() else {
+        return;
+    };
+    for backing in [RamBacking::Memfd, RamBacking::HugePages] {
+        match partition("backed", exit_with_ram_mib())
+            .ram_backing(backing)
+            .build(&hypervisor)
+        {
+            Ok(mut partition) => {
+                partition.start().unwrap();
+                assert_eq!(partition.wait(PATIENCE), Some(Outcome::Exited(4)));
+            }
+            Err(error) => {
+                assert_eq!(backing, RamBacking::HugePages, "{error}");
+                assert!(error.to_string().contains("nr_hugepages"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pinned_vcpu_runs_on_its_cpu_only() {
+    let Some(hypervisor) = hypervisor() else {
+        return;
+    };
+    let mut partition = partition("pinned", spin())
+        .pin([0])
+        .build(&hypervisor)
+        .unwrap();
+    partition.start().unwrap();
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let allowed = tasks.filter_map(|task| {
+        let folder = task.unwrap().path();
+        let name = std::fs::read_to_string(folder.join("comm")).ok()?;
+        let status = std::fs::read_to_string(folder.join("status")).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+        (name.trim() == "vcpu0-pinned").then(|| line.trim().to_owned())
+    });
+    assert_eq!(allowed.collect::<Vec<_>>(), ["0"]);
 }
 
 #[test]
@@ -343,7 +439,6 @@ fn user_exits_are_counted_and_the_kernel_counts_too() {
     assert!(stats.first_entry.is_some_and(|time| time >= stats.build));
     assert!(stats.vcpus[0].port_writes >= 2);
     assert!(stats.user_exits() >= stats.vcpus[0].port_writes);
-    eprintln!("{stats:#?}");
     if portal_vmm::hv::Hypervisor::capabilities(&hypervisor).statistics {
         assert!(
             stats.kernel("io_exits").is_some(),
