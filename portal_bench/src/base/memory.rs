@@ -14,9 +14,6 @@ use crate::harness::pair::Patience;
 use std::cell::UnsafeCell;
 use std::sync::atomic::Ordering;
 
-/// Buffers in turn: the writer fills one while the reader reads another.
-const BUFFERS: usize = 4;
-
 /// Buffers of `u64` words, and how many of them were written and read so far.
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -31,11 +28,12 @@ pub(crate) struct Stream {
 unsafe impl Sync for Stream {}
 
 impl Stream {
-    /// Buffers of `bytes` each (rounded down to whole words).
-    pub(crate) fn new(bytes: usize) -> Self {
+    /// `count` buffers (at least one) of `bytes` each, rounded down to whole
+    /// words. The writer fills one while the reader reads another.
+    pub(crate) fn new(bytes: usize, count: usize) -> Self {
         let buffer = || UnsafeCell::new(vec![1; bytes / 8]);
         Self {
-            buffers: (0..BUFFERS).map(|_| buffer()).collect(),
+            buffers: (0..count.max(1)).map(|_| buffer()).collect(),
             written: Line::default(),
             read: Line::default(),
         }
@@ -77,11 +75,11 @@ impl Stream {
         let mut patience = Patience::of("a free buffer");
         for turn in 1..=turns {
             // Acquire pairs with the reader's release: it is done with the buffer.
-            while turn - self.read.0.load(Ordering::Acquire) > BUFFERS as u64 {
+            while turn - self.read.0.load(Ordering::Acquire) > self.buffers.len() as u64 {
                 patience.tight()?;
             }
             // SAFETY: not yet written in this turn, so it is the writer's.
-            let buffer = unsafe { &mut *self.buffers[turn as usize % BUFFERS].get() };
+            let buffer = unsafe { &mut *self.buffers[turn as usize % self.buffers.len()].get() };
             buffer.fill(turn);
             // Release pairs with the reader's acquire: the words are there.
             self.written.0.store(turn, Ordering::Release);
@@ -98,7 +96,7 @@ impl Stream {
                 patience.tight()?;
             }
             // SAFETY: written and not yet given back, so it is the reader's.
-            let buffer = unsafe { &*self.buffers[turn as usize % BUFFERS].get() };
+            let buffer = unsafe { &*self.buffers[turn as usize % self.buffers.len()].get() };
             sum = buffer.iter().fold(sum, |sum, word| sum.wrapping_add(*word));
             // Release pairs with the writer's acquire: no load comes later.
             self.read.0.store(turn, Ordering::Release);

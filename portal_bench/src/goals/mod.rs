@@ -2,8 +2,10 @@
 
 #[cfg(feature = "peers")]
 mod arena;
+mod partition;
 mod place;
 pub(crate) mod process;
+mod rig;
 mod span;
 mod stream;
 mod trip;
@@ -16,6 +18,7 @@ use crate::goal::Observation;
 use crate::harness::contest;
 use crate::harness::contest::Against;
 use crate::harness::contest::Contender;
+use crate::harness::contest::Held;
 use crate::harness::pair::Pair;
 
 /// What all goals of a run share.
@@ -50,6 +53,7 @@ impl Bench {
             4 => stream::bandwidth(self, spec),
             5 => trip::inline(self, spec),
             6 => trip::in_place(self, spec),
+            7 => partition::round_trip(self, spec),
             8 => stream::many_producers(self, spec),
             9 => waiting::saturated(self, spec),
             10 => waiting::poll_then_block(self, spec),
@@ -63,6 +67,11 @@ impl Bench {
             15 | 16 => Err(needs_peers(spec)),
             17 => trip::one_way(self, spec),
             18 => trip::against_socket(self, spec),
+            101 => partition::bulk(self, spec),
+            102 => partition::start(self, spec),
+            103 => partition::memory(self, spec),
+            104 => partition::crowd(self, spec),
+            105 => partition::exits(self, spec),
             number => Err(BenchError::Unavailable(format!(
                 "goal {number} has no benchmark"
             ))),
@@ -79,6 +88,29 @@ impl Bench {
         mut contenders: Vec<Contender<'_>>,
     ) -> Result<Measured, BenchError> {
         let held = contest::hold(&self.pair, self.rounds, &mut contenders)?;
+        Self::judged(held, spec, against, extra)
+    }
+
+    /// The same where a sample takes long and says nothing of two cores: the
+    /// fewest rounds, and no calibration.
+    fn few(
+        &self,
+        spec: &GoalSpec,
+        against: Against,
+        extra: usize,
+        mut contenders: Vec<Contender<'_>>,
+    ) -> Result<Measured, BenchError> {
+        let rounds = self.rounds.min(contest::FEWEST_ROUNDS);
+        let held = contest::hold_anywhere(rounds, &mut contenders)?;
+        Self::judged(held, spec, against, extra)
+    }
+
+    fn judged(
+        held: Held,
+        spec: &GoalSpec,
+        against: Against,
+        extra: usize,
+    ) -> Result<Measured, BenchError> {
         let goal = held.judge(spec, against)?;
         let mut observations = held.observe(spec.goal, extra, spec.unit);
         observations.extend(held.c2(spec.goal));

@@ -194,3 +194,13 @@ pub(super) fn contender(
         Ok(Sample::trips(trips, preempted))
     }))
 }
+
+/// The same, each round trip timed by itself.
+pub(super) fn each_timed(pair: Pair, rounds: usize) -> Result<Contender<'static>, BenchError> {
+    let mut trips = contender(pair, 0, rounds)?;
+    Ok(Contender::new("two host processes", move || {
+        let sample = trips.sample()?;
+        let singles = sample.singles.unwrap_or_else(rtt::empty);
+        Ok(Sample::one_by_one(singles, sample.preempted))
+    }))
+}

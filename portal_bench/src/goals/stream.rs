@@ -37,6 +37,8 @@ const PAUSES: u32 = 64;
 
 /// Length of a buffer of the write-read stream, in bytes.
 const STREAM_BUFFER: usize = 64 << 10;
+/// Number of its buffers.
+const STREAM_BUFFERS: usize = 4;
 
 type Ends = (Alone<BulkSender<HeapMem>>, Alone<BulkReceiver<HeapMem>>);
 
@@ -250,7 +252,7 @@ pub(super) fn bandwidth(bench: &Bench, spec: &GoalSpec) -> Result<Measured, Benc
             ..sample
         })
     });
-    let stream = Stream::new(STREAM_BUFFER);
+    let stream = Stream::new(STREAM_BUFFER, STREAM_BUFFERS);
     let turns = 4 * BYTES / STREAM_BUFFER as u64;
     let baseline = Contender::new("write-read stream", move || stream.sample(&pair, turns));
     bench.contest(spec, Against::Contender(1), 2, vec![portal, baseline])

@@ -10,6 +10,7 @@ use super::clock;
 use super::machine;
 use super::pair::Pair;
 use super::stats;
+pub(crate) use super::stats::FEWEST_ROUNDS;
 use super::stats::Placement;
 use super::stats::Spread;
 use crate::BenchError;
@@ -57,6 +58,26 @@ impl Sample {
             value,
             preempted,
             singles: None,
+        }
+    }
+
+    /// Round trips that were timed one by one, in ticks: the mean of the shorter
+    /// nine tenths. (Some counters go in steps of ten nanoseconds; a median
+    /// would too.)
+    pub(crate) fn one_by_one(singles: Histogram<u64>, preempted: u64) -> Self {
+        let most = singles.value_at_quantile(0.9);
+        let (mut count, mut sum) = (0, 0.0);
+        for step in singles.iter_recorded() {
+            if step.value_iterated_to() <= most {
+                count += step.count_at_value();
+                sum += step.value_iterated_to() as f64 * step.count_at_value() as f64;
+            }
+        }
+        let mean = if count == 0 { 0.0 } else { sum / count as f64 };
+        Self {
+            value: mean / clock::ticks_per_ns(),
+            preempted,
+            singles: Some(singles),
         }
     }
 
@@ -122,6 +143,7 @@ pub(crate) struct Held {
     rounds: Vec<Round>,
     singles: Vec<Option<Histogram<u64>>>,
     calibrations: Vec<f64>,
+    calibrated: bool,
     dropped: u32,
     preempted: u64,
     stolen_ms: u64,
@@ -140,6 +162,21 @@ pub(crate) fn hold(
     hold_with(|| calibrate::c2(pair), ends, rounds, contenders)
 }
 
+/// Holds `rounds` rounds of samples that do not depend on where the cores are:
+/// nothing is calibrated, every round counts.
+pub(crate) fn hold_anywhere(
+    rounds: u32,
+    contenders: &mut [Contender<'_>],
+) -> Result<Held, BenchError> {
+    let ends = Ends {
+        wait_for_apart: Duration::ZERO,
+        longest: Duration::from_secs(100),
+    };
+    let mut held = hold_with(|| Ok(f64::INFINITY), ends, rounds, contenders)?;
+    held.calibrated = false;
+    Ok(held)
+}
+
 fn hold_with(
     mut calibrate: impl FnMut() -> Result<f64, BenchError>,
     ends: Ends,
@@ -153,6 +190,7 @@ fn hold_with(
         rounds: Vec::new(),
         singles: vec![None; contenders.len()],
         calibrations: Vec::new(),
+        calibrated: true,
         dropped: 0,
         preempted: 0,
         stolen_ms: 0,
@@ -334,6 +372,9 @@ impl Held {
 
     /// The calibrations of the rounds kept, as an observation.
     pub(crate) fn c2(&self, goal: u32) -> Option<Observation> {
+        if !self.calibrated {
+            return None;
+        }
         let spread = Spread::of(
             self.of(self.placement())
                 .flat_map(|round| round.c2.iter().copied()),
@@ -394,6 +435,17 @@ mod tests {
         let other = held.judge(&spec(), Against::Contender(1)).expect("judged");
         assert!((other.ratio - 0.5).abs() < 1e-9 && other.passed && other.reached_aim);
         assert_eq!(held.observe(5, 1, "ns")[0].value, 660.0);
+    }
+
+    #[test]
+    fn one_by_one_leaves_the_longest_tenth_out() {
+        let mut singles = super::super::rtt::empty();
+        singles.saturating_record_n(100, 50);
+        singles.saturating_record_n(200, 45);
+        singles.saturating_record_n(1_000_000, 5);
+        let ticks = Sample::one_by_one(singles, 0).value * clock::ticks_per_ns();
+        assert!((ticks - 147.4).abs() < 1.0, "{ticks}");
+        assert_eq!(Sample::one_by_one(super::super::rtt::empty(), 0).value, 0.0);
     }
 
     #[test]

@@ -83,7 +83,7 @@ fn commit() -> String {
 }
 
 /// The value behind `name:` or `name\t:` in a /proc file.
-fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+pub(crate) fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     text.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;
         (key.trim() == name).then(|| value.trim())
