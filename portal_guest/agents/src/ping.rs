@@ -1,7 +1,7 @@
 //! Ping and pong over a pair of in-line rings, one message in flight.
 //!
-//! Both sides look without pause: what is measured is the way of one cache line
-//! there and one back.
+//! Both sides poll: what is measured is the way of one cache line there and one
+//! back.
 
 use crate::agent::Agent;
 use crate::failure::Failure;
