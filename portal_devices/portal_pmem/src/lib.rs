@@ -48,6 +48,29 @@
 //! the device: after a failed write-back the host kernel may have dropped the
 //! dirty pages and marked them clean, and a later success would be a lie.
 //! Restoring a saved state keeps the failure; a reset of the device does too.
+//!
+//! # Example
+//!
+//! ```
+//! use portal_device::{Access, Device, Effect, Effects, Input};
+//! use portal_pmem::{VirtioPmem, VirtioPmemConfig};
+//!
+//! # fn main() -> Result<(), portal_pmem::ConfigError> {
+//! let (start, size) = (0x10_0000_0000, 64 << 20);
+//! let mut device = VirtioPmem::new(VirtioPmemConfig { start, size, access: Access::ReadWrite })?;
+//! let mut effects = Effects::new();
+//! device.step(Input::Attach, &mut effects);
+//! effects.clear();
+//! let flush = Input::Request { queue: 0, token: 7, head: 0, readable: 4, writable: 4 };
+//! device.step(flush, &mut effects);
+//! assert_eq!(effects.list(), [Effect::Flush { token: 1, offset: 0, len: size }]);
+//! effects.clear();
+//! device.step(Input::Flushed { token: 1, ok: true }, &mut effects);
+//! let done = Effect::Complete { queue: 0, token: 7, answer: 0, len: 4 };
+//! assert_eq!(effects.list(), [done]);
+//! # Ok(())
+//! # }
+//! ```
 
 mod device;
 #[cfg(feature = "negative_control")]

@@ -44,6 +44,38 @@
 //! With [`IvshmemV1Config::intx`] and MSI-X disabled, a doorbell on any vector
 //! sets status bit 0, and INTA# is asserted while status and mask have a bit in
 //! common and command bit 10 is clear.
+//!
+//! # Example
+//!
+//! ```
+//! use portal_device::{Access, Device, Effect, Effects, Input};
+//! use portal_ivshmem::{DeniedWrite, IvshmemV1, IvshmemV1Config, Window};
+//!
+//! # fn main() -> Result<(), portal_ivshmem::ConfigError> {
+//! let mut device = IvshmemV1::new(IvshmemV1Config {
+//!     peer: 1,
+//!     region_len: 64 << 20,
+//!     windows: Window::flat(64 << 20, Access::ReadWrite),
+//!     denied_write: DeniedWrite::Drop,
+//!     vectors: 2,
+//!     intx: false,
+//! })?;
+//! let mut effects = Effects::new();
+//! device.step(Input::Attach, &mut effects);
+//! // Firmware: BAR2 at 64 GiB, then memory decoding on.
+//! device.step(Input::ConfigWrite { offset: 0x1c, len: 4, value: 0x10 }, &mut effects);
+//! device.step(Input::ConfigWrite { offset: 0x04, len: 2, value: 0x2 }, &mut effects);
+//! let map = Effect::Map {
+//!     bar: 2,
+//!     gpa: 0x10_0000_0000,
+//!     offset: 0,
+//!     len: 64 << 20,
+//!     access: Access::ReadWrite,
+//! };
+//! assert_eq!(effects.list(), [map]);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod actions;
 mod inspect;

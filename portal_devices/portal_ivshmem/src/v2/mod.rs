@@ -47,8 +47,8 @@
 //!   state ──────────────────────────────────────────────────────────────▶ 0
 //! ```
 //!
-//! `Attach` publishes the state too, and rings if it is not 0. When the peer itself is gone, its binding's switchboard writes the 0 and
-//! rings.
+//! `Attach` publishes the state too, and rings if it is not 0. When the peer
+//! itself is gone, its binding's switchboard writes the 0 and rings.
 //!
 //! # Interrupts
 //!
@@ -57,6 +57,31 @@
 //! late; a driver derives the event from the region, so that is harmless). In
 //! one-shot mode each delivery clears the enable bit, so deliveries go through
 //! the device and not past it: the mode costs its user-space hop.
+//!
+//! # Example
+//!
+//! ```
+//! use hv_shmem::layout::{Layout, PeerId, RegionSpec};
+//! use hv_shmem::name::Name;
+//! use portal_device::{Device, Effects, Input};
+//! use portal_ivshmem::{DeniedWrite, IvshmemV2, IvshmemV2Config};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let layout = Layout::compute(&RegionSpec::new(Name::new("lake")?, 1 << 20, 4))?;
+//! let mut device = IvshmemV2::new(IvshmemV2Config {
+//!     peer: PeerId(1),
+//!     layout,
+//!     vectors: 2,
+//!     protocol: 0x4000,
+//!     base: None,
+//!     denied_write: DeniedWrite::Drop,
+//! })?;
+//! let mut effects = Effects::new();
+//! device.step(Input::ConfigRead { offset: 0, len: 4 }, &mut effects);
+//! assert_eq!(effects.value(), 0x4106_110a);
+//! # Ok(())
+//! # }
+//! ```
 
 mod registers;
 mod saved;
