@@ -19,6 +19,9 @@ use hv_shmem::ring::RingPlace;
 const LOOK_US: u64 = 20;
 /// Looks before the agent sleeps between them.
 const EAGER_LOOKS: u32 = 500;
+/// First and longest sleep between two looks, in microseconds; it doubles. Many
+/// agents may wait for one host at the same time.
+const SLEEP_US: core::ops::RangeInclusive<u64> = 200..=25_600;
 
 impl Agent<'_> {
     /// Makes a ring to `to`. The peer accepts it in its own time.
@@ -88,6 +91,7 @@ impl Agent<'_> {
     ) -> Result<T, Failure> {
         let clock = self.machine.clock();
         let mut looks = 0;
+        let mut sleep = *SLEEP_US.start();
         loop {
             if let Some(found) = look(self)? {
                 return Ok(found);
@@ -100,7 +104,8 @@ impl Agent<'_> {
                     core::hint::spin_loop();
                 }
             } else {
-                self.machine.sleep(clock.after(10 * LOOK_US));
+                self.machine.sleep(clock.after(sleep));
+                sleep = (2 * sleep).min(*SLEEP_US.end());
             }
         }
     }

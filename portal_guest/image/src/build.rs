@@ -71,7 +71,10 @@ impl Agent {
         let image = crate::flat(&read(&linked)?)?;
         let path = folder.join(format!("{name}.img"));
         write(&path, &image)?;
-        watch(&manifest, &library.with_extension("d"))?;
+        // Only build scripts get this variable; elsewhere nobody reads directives.
+        if std::env::var_os("CARGO_CFG_TARGET_ARCH").is_some() {
+            watch(&manifest, &library.with_extension("d"))?;
+        }
         Ok(path)
     }
 

@@ -1,13 +1,11 @@
 //! The built-in agents in real partitions, driven as a user would.
 
-mod pair;
-
+use crate::pair::Carrier;
+use crate::pair::PATIENCE;
+use crate::pair::Pair;
+use crate::pair::Plan;
+use crate::pair::hypervisor;
 use hv_shmem::layout::PeerId;
-use pair::Carrier;
-use pair::PATIENCE;
-use pair::Pair;
-use pair::Plan;
-use pair::hypervisor;
 use portal_agent_abi::Command;
 use portal_agent_abi::Status;
 use portal_agent_abi::command::Drain;

@@ -2,6 +2,7 @@
 
 use hv_shmem::backing::Backing;
 use hv_shmem::backing::BackingConfig;
+use hv_shmem::backing::MappedMem;
 use hv_shmem::doorbell::EventFd;
 use hv_shmem::host_pages::HostPages;
 use hv_shmem::layout::PeerId;
@@ -70,6 +71,7 @@ pub(crate) struct Plan {
     pub(crate) agents: u16,
     pub(crate) region: u64,
     pub(crate) common: u64,
+    pub(crate) ram: u64,
     pub(crate) carrier: Carrier,
 }
 
@@ -79,6 +81,7 @@ impl Default for Plan {
             agents: 2,
             region: 64 << 20,
             common: 2 << 20,
+            ram: 32 << 20,
             carrier: Carrier::Fixed,
         }
     }
@@ -89,13 +92,15 @@ pub(crate) struct Pair {
     pub(crate) host: Controller,
     pub(crate) partitions: Vec<Arc<Mutex<Partition>>>,
     pub(crate) consoles: Vec<Captured>,
-    _region: Arc<SharedRegion>,
+    pub(crate) region: Arc<SharedRegion>,
+    pub(crate) pages: HostPages<MappedMem>,
 }
 
 impl Pair {
     /// Starts the agents and waits until each has joined.
     pub(crate) fn start(hypervisor: &Kvm, plan: Plan) -> Self {
-        let peers = (plan.agents + 1).next_power_of_two();
+        // The host, and room for one more.
+        let peers = plan.agents + 2;
         let spec = RegionSpec::new(Name::new("test").unwrap(), plan.region, peers)
             .common(plan.common)
             .sectioned(true);
@@ -132,7 +137,7 @@ impl Pair {
                 format!("agent-{agent}"),
                 Image::Flat(portal_guest::warp::image().into()),
             )
-            .ram(32 << 20)
+            .ram(plan.ram)
             .console(console)
             .deadline(Duration::from_secs(60))
             .pin(vec![usize::from(agent % 2)]);
@@ -155,7 +160,6 @@ impl Pair {
                     device.peer_joined(other, VECTORS);
                 }
             }
-            partition.start().unwrap();
             let partition = Arc::new(Mutex::new(partition));
             let watched = partition.clone();
             let seat = Seat {
@@ -163,6 +167,7 @@ impl Pair {
                 alive: Box::new(move || !watched.lock().unwrap().ended()),
             };
             host.expect(peer, seat).unwrap();
+            partition.lock().unwrap().start().unwrap();
             partitions.push(partition);
             consoles.push(captured);
         }
@@ -170,7 +175,8 @@ impl Pair {
             host,
             partitions,
             consoles,
-            _region: region,
+            region,
+            pages,
         };
         for agent in 1..=plan.agents {
             if let Err(error) = this.host.await_agent(PeerId(agent), PATIENCE) {

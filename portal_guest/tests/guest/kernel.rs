@@ -1,6 +1,8 @@
 //! The WARP kernel under an agent that was built like anybody's own: boot, ring 3,
 //! interrupts, system calls, and exceptions that are told by name.
 
+use crate::pair::PATIENCE;
+use crate::pair::hypervisor;
 use portal_vmm::Captured;
 use portal_vmm::Console;
 use portal_vmm::Image;
@@ -9,20 +11,6 @@ use portal_vmm::Outcome;
 use portal_vmm::PartitionBuilder;
 use std::path::Path;
 use std::sync::OnceLock;
-use std::time::Duration;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Opens KVM, or says on one line why the test is skipped.
-fn hypervisor() -> Option<Kvm> {
-    match Kvm::open() {
-        Ok(kvm) => Some(kvm),
-        Err(error) => {
-            eprintln!("skipped: {error}");
-            None
-        }
-    }
-}
 
 /// The trial agent's image, built once a test run by the public builder.
 fn image() -> &'static [u8] {
