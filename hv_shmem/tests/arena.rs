@@ -1,5 +1,6 @@
 //! The arena through its public face: life of a span, returns, death, residue,
 //! recovery, and what a scribbled or hostile section can do.
+#![cfg(not(feature = "loom"))]
 
 use hv_shmem::arena::Arena;
 use hv_shmem::arena::ArenaError;
@@ -16,6 +17,8 @@ use hv_shmem::arena::ReturnSender;
 use hv_shmem::arena::check;
 use hv_shmem::layout::PeerId;
 use hv_shmem::mem::HeapMem;
+use hv_shmem::mem::Ledger;
+use hv_shmem::mem::LedgerMem;
 use hv_shmem::mem::Ordering;
 use hv_shmem::mem::SharedMem;
 use hv_shmem::ring::RingKind;
@@ -519,4 +522,42 @@ fn threads_share_an_arena_and_never_a_block() {
     let occupancy = arena.occupancy();
     assert_eq!(occupancy.blocks_out, 0);
     assert_eq!(occupancy.free_pages + occupancy.slab_pages, occupancy.pages);
+}
+
+#[test]
+fn a_span_is_resolved_from_single_fetches() {
+    let mem = HeapMem::new(1 << 20);
+    let arena = Arena::format_boxed(ArenaPlace {
+        mem: mem.clone(),
+        offset: 0,
+        region: REGION,
+        owner: OWNER,
+        epoch: 1,
+    });
+    let arena = arena.expect("large enough");
+    let ledger = Ledger::new();
+    let watched = ArenaView::new(ArenaPlace {
+        mem: LedgerMem::new(mem, ledger.clone()),
+        offset: 0,
+        region: REGION,
+        owner: OWNER,
+        epoch: 1,
+    });
+    let watched = watched.expect("large enough");
+    let run = arena.alloc(100_000).expect("room");
+    let block = arena.alloc(100).expect("room");
+    for span in [run, block] {
+        arena.grant(&span, FRIEND).expect("ours");
+    }
+    ledger.begin();
+    let seen = watched.resolve(&run, FRIEND, Access::Read);
+    assert!(seen.is_ok());
+    assert_eq!((ledger.fetched(), ledger.twice()), (8, 0), "one word");
+
+    // A block's own word once as well; its page's word is compared with itself,
+    // and when it is another one by then nothing resolves.
+    ledger.begin();
+    let seen = watched.resolve(&block, FRIEND, Access::Read);
+    assert!(matches!(seen, Err(SpanError::StaleGeneration { .. })));
+    assert_eq!(ledger.twice(), 8, "the page's word and nothing else");
 }

@@ -23,6 +23,13 @@ use crate::mem::SharedMem;
 use crate::span::PortalSpan;
 use crate::span::SpanError;
 
+/// How a grant is written.
+const GRANTED: Ordering = if cfg!(feature = "negative_control_grant") {
+    Ordering::Relaxed
+} else {
+    Ordering::Release
+};
+
 /// What a peer returned and cannot have held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
@@ -89,9 +96,9 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         }
         state.set_holder(at.slot(), Claimant::Peer(to.0));
         let word = Word::live(word.generation(), Holder::Peer(to.0), word.extent());
-        // Release pairs with the Acquire in `ArenaView::resolve`: who finds
+        // `GRANTED`, a Release, pairs with the Acquire in `ArenaView::resolve`: who finds
         // itself the holder sees the bytes that were written before the grant.
-        self.window.store(at, word, Ordering::Release);
+        self.window.store(at, word, GRANTED);
         Ok(())
     }
 

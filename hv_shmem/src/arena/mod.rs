@@ -34,6 +34,8 @@
 
 mod check;
 mod classes;
+#[cfg(feature = "std")]
+mod fresh;
 mod inspect;
 mod layout;
 mod lending;

@@ -79,7 +79,11 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
     /// # Errors
     /// [`ArenaError::TooSmall`], [`ArenaError::Misplaced`].
     pub fn format(place: ArenaPlace<M>, states: S) -> Result<Self, ArenaError> {
-        let this = Self::over(place, states)?;
+        Self::make(place, states, false)
+    }
+
+    fn make(place: ArenaPlace<M>, states: S, fresh: bool) -> Result<Self, ArenaError> {
+        let this = Self::over(place, states, fresh)?;
         let (mem, layout) = (this.window.mem(), this.window.layout());
         mem.store_u64(0, 0, Ordering::Relaxed);
         mem.zero(layout.page_word(0), u64::from(layout.pages()) * 8);
@@ -91,8 +95,9 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         Ok(this)
     }
 
-    /// An arena with nothing in its lists, and cleared page states.
-    pub(super) fn over(place: ArenaPlace<M>, states: S) -> Result<Self, ArenaError> {
+    /// An arena with nothing in its lists. Clears the page states, unless they are
+    /// `fresh`.
+    pub(super) fn over(place: ArenaPlace<M>, states: S, fresh: bool) -> Result<Self, ArenaError> {
         let layout = ArenaLayout::new(place.mem.len())?;
         let far = place.offset.checked_add(layout.end());
         if !place.offset.is_multiple_of(PAGE) || far.is_none_or(|end| end > MAX_SPAN) {
@@ -107,8 +112,8 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
                 limit: layout::MIN_ARENA,
             });
         }
-        for state in states.as_ref() {
-            state.clear();
+        if !fresh {
+            states.as_ref().iter().for_each(PageState::clear);
         }
         Ok(Self {
             window: Window::new(place.mem, layout, usable),
@@ -509,7 +514,7 @@ impl<M: SharedMem> super::BoxedArena<M> {
     /// As [`Arena::format`].
     pub fn format_boxed(place: ArenaPlace<M>) -> Result<Self, ArenaError> {
         let pages = ArenaLayout::new(place.mem.len())?.pages();
-        Self::format(place, super::pages::boxed(pages))
+        Self::make(place, super::fresh::fresh(pages), true)
     }
 }
 

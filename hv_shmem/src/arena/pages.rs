@@ -255,10 +255,3 @@ impl Default for PageState {
         Self::new()
     }
 }
-
-/// Records for `pages` pages from the heap, as fresh zero pages of the system
-/// where the allocator has them.
-#[cfg(feature = "std")]
-pub(crate) fn boxed(pages: u32) -> alloc::boxed::Box<[PageState]> {
-    (0..pages).map(|_| PageState::new()).collect()
-}

@@ -43,7 +43,7 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
     /// size, [`ArenaError::TooSmall`] (also when there are fewer page states than
     /// pages), [`ArenaError::Misplaced`].
     pub fn recover(place: ArenaPlace<M>, states: S) -> Result<(Self, Recovered), ArenaError> {
-        let this = Self::over(place, states)?;
+        let this = Self::over(place, states, false)?;
         let version = u64::from(layout::VERSION) | (u64::from(this.window.layout().pages()) << 32);
         for (at, expected) in [(0, layout::MAGIC), (layout::VERSION_AT, version)] {
             let found = this.window.mem().load_u64(at, Ordering::Acquire);
@@ -146,6 +146,6 @@ impl<M: SharedMem> super::BoxedArena<M> {
     /// As [`Arena::recover`].
     pub fn recover_boxed(place: ArenaPlace<M>) -> Result<(Self, Recovered), ArenaError> {
         let pages = layout::ArenaLayout::new(place.mem.len())?.pages();
-        Self::recover(place, super::pages::boxed(pages))
+        Self::recover(place, super::fresh::fresh(pages))
     }
 }

@@ -584,7 +584,7 @@ impl<M: SharedMem, R: SharedMem> World<M, R> {
         } else {
             // Every fourth place is kept for good: spans from long ago.
             self.turn = (self.turn + 1) % REMEMBERED;
-            if self.turn % 4 != 0 {
+            if !self.turn.is_multiple_of(4) {
                 self.stale[self.turn] = span;
             }
         }

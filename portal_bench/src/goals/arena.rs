@@ -109,7 +109,7 @@ fn lend_and_return(pair: Pair) -> Result<Contender<'static>, BenchError> {
                         match tx.stage(&bytes) {
                             Ok(()) => break,
                             Err(SendError::Full) => {
-                                home += arena.take_returns(returns).map_err(failed)?.spans;
+                                home += magazine.take_returns(returns).map_err(failed)?.spans;
                                 patience.spin()?;
                             }
                             Err(e) => return Err(failed(e)),
@@ -117,12 +117,12 @@ fn lend_and_return(pair: Pair) -> Result<Contender<'static>, BenchError> {
                     }
                     if number % LOOK_EVERY == 0 {
                         tx.publish();
-                        home += arena.take_returns(returns).map_err(failed)?.spans;
+                        home += magazine.take_returns(returns).map_err(failed)?.spans;
                     }
                 }
                 tx.publish();
                 while home < COUNT {
-                    home += arena.take_returns(returns).map_err(failed)?.spans;
+                    home += magazine.take_returns(returns).map_err(failed)?.spans;
                     patience.spin()?;
                 }
                 Ok(home)
