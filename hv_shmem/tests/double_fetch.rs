@@ -85,11 +85,14 @@ impl Ring {
     }
 }
 
+type Send<'a> = Box<dyn FnMut(&[u8]) -> Result<(), SendError> + 'a>;
+type Receive<'a> = Box<dyn FnMut(&mut [u8]) -> Option<usize> + 'a>;
+
 /// What the ends have in common.
 struct Ends<'a> {
     layout: RingLayout,
-    send: Box<dyn FnMut(&[u8]) -> Result<(), SendError> + 'a>,
-    receive: Box<dyn FnMut(&mut [u8]) -> Option<usize> + 'a>,
+    send: Send<'a>,
+    receive: Receive<'a>,
 }
 
 /// Sends and receives `messages` in random bursts; gives how many went wrong.

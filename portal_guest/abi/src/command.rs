@@ -391,7 +391,7 @@ mod tests {
         .encode(0, 1);
         let mut bad = [good; 6];
         bad[0].opcode = 10;
-        bad[1].flags = bad[1].flags & 0xFFFF_FF | 65 << 24;
+        bad[1].flags = bad[1].flags & 0x00FF_FFFF | 65 << 24;
         bad[2].flags &= 0x00FF_FFFF;
         bad[3].flags |= 3 << 16;
         bad[4].span.length = u64::from(MAX_STREAM_SPAN) + 1;

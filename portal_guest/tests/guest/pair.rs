@@ -154,7 +154,7 @@ impl Pair {
             if plan.carrier != Carrier::FixedSilent {
                 builder = builder.device(ivshmem(&region, peer, &bells));
             }
-            let mut partition = builder.build(hypervisor).unwrap();
+            let partition = builder.build(hypervisor).unwrap();
             if let Some(device) = partition.device("ivshmem0") {
                 for other in (0..=plan.agents).filter(|other| *other != agent) {
                     device.peer_joined(other, VECTORS);
