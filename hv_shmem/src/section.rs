@@ -38,6 +38,7 @@
 //! Every reader but the owner treats all of this as claims; the owner works
 //! from private copies.
 
+use crate::arena::MIN_ARENA;
 use crate::claim::BadClaim;
 use crate::claim::Fields;
 use crate::claim::put;
@@ -129,9 +130,9 @@ pub enum SectionConfigError {
         /// Number given.
         value: u32,
     },
-    /// Header, directory and rings leave no page for the arena.
+    /// Header, directory and rings leave no room for an arena.
     #[error(
-        "ring_bytes is {value}; a section of {section} bytes takes at most {limit} beside its directory and one page of arena"
+        "ring_bytes is {value}; a section of {section} bytes takes at most {limit} beside its directory and the smallest arena"
     )]
     RingBytes {
         /// Bytes given.
@@ -188,7 +189,7 @@ impl SectionHeader {
         // At most 256 KiB: no overflow.
         let rings =
             (directory + DIRECTORY_ENTRY_BYTES * u64::from(entries)).next_multiple_of(RING_ALIGN);
-        let limit = size.saturating_sub(PAGE).saturating_sub(rings) / RING_ALIGN * RING_ALIGN;
+        let limit = size.saturating_sub(MIN_ARENA).saturating_sub(rings) / RING_ALIGN * RING_ALIGN;
         if config.ring_bytes > limit {
             return Err(SectionConfigError::RingBytes {
                 value: config.ring_bytes,
@@ -198,7 +199,7 @@ impl SectionHeader {
         }
         let ring_bytes = config.ring_bytes.next_multiple_of(RING_ALIGN);
         let arena = (rings + ring_bytes).next_multiple_of(PAGE);
-        if arena >= size {
+        if arena + MIN_ARENA > size {
             return Err(SectionConfigError::RingBytes {
                 value: config.ring_bytes,
                 section: size,

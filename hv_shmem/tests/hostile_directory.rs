@@ -73,6 +73,7 @@ const SECTION: [(u64, u64); 14] = [
 struct Scene {
     _mem: HeapMem,
     base: u64,
+    config: SectionConfig,
     hostile: OwnSection<RawMem>,
     honest: OwnSection<RawMem>,
 }
@@ -84,18 +85,19 @@ fn scene() -> Scene {
     let mem = unsafe { heap.raw() };
     let mut host = HostPages::format(mem, &spec, Uuid::from_u128(3)).unwrap();
     let region = PortalRegion::attach(mem, AttachOptions::default()).unwrap();
+    let config = SectionConfig {
+        directory: 8,
+        ring_bytes: 16 << 10,
+    };
     let mut join = |peer| {
         let kind = PeerKind::Partition;
         let name = Name::new("p").unwrap();
         let epoch = host.admit(peer, name, kind, Rights::ALL, 1).unwrap();
-        let config = SectionConfig {
-            directory: 8,
-            ring_bytes: 16 << 10,
-        };
         region.join(peer, epoch, config).unwrap()
     };
     Scene {
         base: mem.as_ptr() as u64,
+        config,
         hostile: join(HOSTILE),
         honest: join(HONEST),
         _mem: heap,
@@ -103,6 +105,14 @@ fn scene() -> Scene {
 }
 
 impl Scene {
+    /// Both peers join again, into clean sections.
+    fn reset(&mut self) {
+        for own in [&mut self.hostile, &mut self.honest] {
+            let region = own.region().clone();
+            *own = region.join(own.me(), own.epoch(), self.config).unwrap();
+        }
+    }
+
     fn offset(&self, mem: &RawMem) -> Range<u64> {
         let at = mem.as_ptr() as u64 - self.base;
         at..at + mem.len()
@@ -176,8 +186,8 @@ fn corrupt(mem: &RawMem, random: &mut Random) {
 }
 
 /// One hostile ring; true when the honest side came to no harm.
-fn one_case(random: &mut Random) -> bool {
-    let mut scene = scene();
+fn one_case(scene: &mut Scene, random: &mut Random) -> bool {
+    scene.reset();
     let layouts = [RingLayout::Inline, RingLayout::Bulk, RingLayout::InPlace];
     let spec = RingSpec {
         id: 1,
@@ -216,7 +226,10 @@ fn one_case(random: &mut Random) -> bool {
 
 fn run(cases: u64) -> u64 {
     let mut random = Random(harness::seed());
-    (0..cases).filter(|_| !one_case(&mut random)).count() as u64
+    let mut scene = scene();
+    (0..cases)
+        .filter(|_| !one_case(&mut scene, &mut random))
+        .count() as u64
 }
 
 #[cfg(not(feature = "negative_control_directory"))]

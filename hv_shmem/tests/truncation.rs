@@ -1,6 +1,8 @@
 //! TRUST.md, T13: truncation and hole punching. "Every seal tested; unsealed
 //! file under traffic: only that region faults."
 
+#![expect(unsafe_code, reason = "maps memory that is no region")]
+
 mod harness;
 #[path = "harness/child.rs"]
 mod process;
@@ -144,10 +146,40 @@ fn control_t13_truncated_file() {
     harness::report("T13", TRUNCATED, Some("the fault guard"), cases, failures);
 }
 
+/// The guard answers for mappings of regions only.
+#[test]
+fn a_bus_error_elsewhere_still_kills() {
+    use std::os::unix::process::ExitStatusExt;
+    let status = process::run("elsewhere");
+    assert_eq!(status.signal(), Some(libc::SIGBUS), "{status}");
+}
+
+fn fault_elsewhere() {
+    fault_guard::install().unwrap();
+    fault_guard::install().unwrap();
+    let (_backing, mapping) = map(Storage::Memfd);
+    let fd = rustix::fs::memfd_create("short", MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&fd, 4096).unwrap();
+    let backing = std::fs::File::from(fd);
+    // SAFETY: a new mapping; the access behind the file's end is the point.
+    unsafe {
+        use rustix::mm::MapFlags;
+        use rustix::mm::ProtFlags;
+        let (prot, flags) = (ProtFlags::READ, MapFlags::SHARED);
+        let null = std::ptr::null_mut();
+        let base = rustix::mm::mmap(null, 8192, prot, flags, &backing, 0).unwrap();
+        base.cast::<u8>().add(4096).read_volatile();
+    }
+    mapping.check().unwrap();
+}
+
 #[test]
 #[ignore = "runs as a child of the tests above"]
 fn child() {
     let Some(job) = process::job() else { return };
+    if job == "elsewhere" {
+        return fault_elsewhere();
+    }
     let mut words = job.split(' ');
     let guarded = words.next() == Some("guarded");
     let cases: u64 = words.next().unwrap().parse().unwrap();
@@ -188,10 +220,15 @@ fn truncate_under_traffic(path: &Path, random: &mut Random) {
             std::hint::spin_loop();
         }
         stop.store(true, Ordering::Relaxed);
-        let _ = lost.join().unwrap();
+        // Zeros in the page where the file ends may be noticed before any fault.
+        let told = lost.join().unwrap().is_err() || file.1.check().is_err();
+        assert!(told, "the user of the lost region knows");
         well.join().unwrap().expect("the other region is unharmed");
     });
+    let mut gone = [0; 8];
+    file.1.mem().read(SIZE - 8, &mut gone);
     assert!(file.1.check().is_err(), "the mapping knows");
+    assert_eq!(gone, [0; 8]);
     assert!(other.1.check().is_ok());
     assert!(other.0.check().is_ok());
     std::fs::remove_file(path).unwrap();
