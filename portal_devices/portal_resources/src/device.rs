@@ -54,8 +54,8 @@ pub struct IvshmemV1Handle {
     /// MSI-X vectors to receive on; 0 makes the plain variant.
     #[serde(default = "default_vectors")]
     pub vectors: u16,
-    /// INTx beside MSI-X, for guests whose driver knows nothing else. On when
-    /// absent, unless the function is plain.
+    /// INTx beside MSI-X, for guests whose driver knows nothing else. When
+    /// absent: where the VMM has it and the function has doorbells.
     #[serde(default)]
     pub intx: Option<bool>,
     /// PCI device number, 1 to 31; the next free one when absent.
@@ -81,7 +81,7 @@ const fn default_vectors() -> u16 {
 }
 
 impl IvshmemV1Handle {
-    /// With four vectors, INTx, any slot, any peer id, sectioned.
+    /// With four vectors, INTx where there is, any slot, any peer id, sectioned.
     pub fn new(region: impl Into<String>) -> Self {
         IvshmemV1Handle {
             region: region.into(),
@@ -94,9 +94,10 @@ impl IvshmemV1Handle {
         }
     }
 
-    /// Whether the function has INTx.
-    pub fn has_intx(&self) -> bool {
-        self.intx.unwrap_or(self.vectors > 0)
+    /// Whether the function gets INTx from a VMM that has it or not. A VMM that
+    /// does not have it refuses a handle that asks for it.
+    pub fn intx_with(&self, available: bool) -> bool {
+        self.intx.unwrap_or(self.vectors > 0 && available)
     }
 
     /// Checks every value; returns the region's name.
@@ -109,7 +110,7 @@ impl IvshmemV1Handle {
             let limit = format!("it has to be {} to {}", VECTORS.start(), VECTORS.end());
             return Err(Invalid::new("vectors", self.vectors, limit));
         }
-        if self.has_intx() && self.vectors == 0 {
+        if self.intx == Some(true) && self.vectors == 0 {
             return Err(Invalid::new(
                 "intx",
                 true,
@@ -199,7 +200,7 @@ mod tests {
     fn a_short_form_has_defaults() {
         let handle: IvshmemV1Handle = toml::from_str("region = \"lake\"").expect("reads");
         assert_eq!(handle, IvshmemV1Handle::new("lake"));
-        assert!(handle.has_intx());
+        assert!(handle.intx_with(true) && !handle.intx_with(false));
         assert_eq!(
             handle.check().map(|name| name.to_string()),
             Ok("lake".into())
