@@ -25,6 +25,7 @@ use hv_shmem::backing::BackingConfig;
 use hv_shmem::backing::MappedMem;
 use hv_shmem::backing::OpenAs;
 use hv_shmem::backing::Storage;
+use hv_shmem::backing::fault_guard;
 use hv_shmem::doorbell::Doorbell;
 use hv_shmem::doorbell::EventFd;
 use hv_shmem::host_pages::HostPages;
@@ -172,6 +173,7 @@ impl RegionHost {
                 pages.layout().size
             )));
         }
+        protect(&region, handle).map_err(fail)?;
         let name = locked(&self.inner.board)
             .add_region(pages, Policy::default())
             .map_err(|error| fail(error.to_string()))?;
@@ -459,6 +461,20 @@ fn region_error(region: &str, reason: String) -> VmmError {
     VmmError::Region {
         region: region.to_owned(),
         reason,
+    }
+}
+
+/// What keeps holders of the region's fds from harming its users, now that this
+/// process has made the one writable mapping that there will be. Memory is
+/// sealed; a file cannot be, so that its truncation is made to cost this region
+/// only.
+fn protect(region: &SharedRegion, handle: &RegionHandle) -> Result<(), String> {
+    if let BackingHandle::File { .. } = handle.backing {
+        return fault_guard::install().map_err(|error| format!("SIGBUS guard: {error}"));
+    }
+    match region.backing() {
+        Some(backing) => backing.seal_writers().map_err(|error| error.to_string()),
+        None => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ mod guest;
 use guest::PATIENCE;
 use guest::hypervisor;
 use guest::partition;
+use hv_shmem::backing::View;
 use hv_shmem::doorbell::Bell;
 use hv_shmem::doorbell::Heard;
 use hv_shmem::header::HEADER_BYTES;
@@ -253,6 +254,21 @@ fn a_region_file_is_taken_over_with_its_generation_moved() {
     handle.size = SIZE / 2;
     let error = RegionHost::new().create(&handle).unwrap_err();
     assert!(error.to_string().contains("the file holds"), "{error}");
+}
+
+#[test]
+fn a_region_in_memory_is_sealed_when_its_owner_has_mapped_it() {
+    let host = RegionHost::new();
+    for sectioned in [false, true] {
+        let mut handle = RegionHandle::new(format!("lake{sectioned}"), SIZE);
+        handle.sectioned = sectioned;
+        let region = host.create(&handle).unwrap();
+        let backing = region.backing().unwrap();
+        assert!(backing.map(View::OWNER).is_err(), "sealed");
+        backing.map(View::OBSERVER).unwrap();
+        // The owner's own mapping goes on working.
+        region.mapping().mem().write(SIZE / 2, b"live");
+    }
 }
 
 #[test]

@@ -23,6 +23,10 @@ use std::format;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+/// Passes of a repair: what one pass gives up may uncover something, and a third
+/// level of that has not been seen. A pass that repairs nothing is the last.
+const PASSES: usize = 4;
+
 /// Checks the region in a file; with `repair`, repairs it, for which nobody else
 /// may host or check it. A region in use is checked without holding words
 /// against each other that move.
@@ -57,21 +61,29 @@ pub fn check_file(path: &Path, repair: bool) -> Result<Report, BackingError> {
     let backing = Backing::over_file(path, fd, header.layout.clone(), as_whom);
     let view = if repair { View::OWNER } else { View::OBSERVER };
     let mapping = backing.map(view)?;
-    let found = check(&mapping.mem(), &header, CheckOptions { still, repair }).map_err(|e| {
-        BackingError::Region {
+    let options = CheckOptions { still, repair };
+    for _ in 0..PASSES {
+        let found = check(&mapping.mem(), &header, options).map_err(|e| BackingError::Region {
             path: Some(path.into()),
             source: e.into(),
+        })?;
+        mapping.check()?;
+        report.looked_at = found.looked_at;
+        report.more += found.more;
+        let repaired = found.repaired() > 0;
+        for finding in found.findings {
+            // What has no remedy is found in every pass.
+            if !report.findings.contains(&finding) {
+                report.push(finding);
+            }
         }
-    })?;
-    mapping.check()?;
+        if !repaired {
+            break;
+        }
+    }
     if repair {
         backing.sync()?;
     }
-    for finding in found.findings {
-        report.push(finding);
-    }
-    report.more += found.more;
-    report.looked_at = found.looked_at;
     Ok(report)
 }
 
