@@ -19,6 +19,8 @@ use crate::hv;
 use crate::hv::InterruptRoute;
 use crate::hv::MsiMessage;
 use crate::hv::StopCause;
+use crate::listener;
+use crate::listener::Listening;
 use crate::platform::Resources;
 use hv_shmem::doorbell::Bell;
 use hv_shmem::doorbell::Doorbell;
@@ -92,7 +94,11 @@ pub(crate) struct Binding {
     index: usize,
     parts: ResolvedDevice,
     effects: Effects,
+    /// Device number on the PCI bus.
+    slot: usize,
     routes: BTreeMap<u16, (InterruptRoute, Arc<EventFd>)>,
+    /// Vectors whose events a thread brings in.
+    listening: BTreeMap<u16, Listening>,
     doorbells: BTreeMap<(u64, u32), Arc<EventFd>>,
     counts: Counts,
     /// The last effect that was not carried out, in words.
@@ -100,12 +106,14 @@ pub(crate) struct Binding {
 }
 
 impl Binding {
-    pub(crate) fn new(index: usize, parts: ResolvedDevice) -> Self {
+    pub(crate) fn new(index: usize, slot: usize, parts: ResolvedDevice) -> Self {
         Self {
             index,
+            slot,
             parts,
             effects: Effects::new(),
             routes: BTreeMap::new(),
+            listening: BTreeMap::new(),
             doorbells: BTreeMap::new(),
             counts: Counts::default(),
             refusal: None,
@@ -119,6 +127,10 @@ impl Binding {
 
     pub(crate) fn name(&self) -> &str {
         &self.parts.name
+    }
+
+    pub(crate) fn slot(&self) -> usize {
+        self.slot
     }
 
     pub(crate) fn device(&self) -> &dyn Device {
@@ -197,7 +209,7 @@ impl Binding {
         }
         let mut vector = 0u16;
         while let Some(bell) = self.own_bell(vector) {
-            let idle = !self.routes.contains_key(&vector);
+            let idle = !self.routes.contains_key(&vector) && !self.listening.contains_key(&vector);
             if idle && matches!(bell.wait(Some(Duration::ZERO)), Ok(Heard::Rang)) {
                 self.step(Input::Rung { vector }, on)?;
             }
@@ -241,7 +253,7 @@ impl Binding {
                 vector,
             } => {
                 // Left undone, the store leaves the guest and comes in as a write.
-                if on.kernel_doorbells
+                if on.paths.doorbells
                     && let Some(bell) = self.bell(peer, vector)
                 {
                     on.hv.route_doorbell(gpa, value, bell.as_fd())?;
@@ -255,6 +267,8 @@ impl Binding {
             }
             Effect::Connect { vector, msi } => self.connect(vector, msi, on)?,
             Effect::Disconnect { vector } => self.disconnect(vector, on)?,
+            Effect::Listen { vector } => self.listen(vector, on)?,
+            Effect::Line { asserted } => on.set_pin(self.slot, asserted)?,
             Effect::Raise { msi, .. } => on.hv.signal(message(msi))?,
             Effect::Ring { peer, vector } => {
                 self.counts.rung.bump();
@@ -315,21 +329,47 @@ impl Binding {
         done
     }
 
-    fn connect(&mut self, vector: u16, msi: Msi, on: &Resources) -> Result<(), VmmError> {
-        self.disconnect(vector, on)?;
-        let bell = self.own_bell(vector).ok_or_else(|| VmmError::Device {
+    /// The own event of a vector that something is to be done with.
+    fn needed_bell(&self, vector: u16) -> Result<Arc<EventFd>, VmmError> {
+        self.own_bell(vector).ok_or_else(|| VmmError::Device {
             device: self.parts.name.clone(),
             reason: format!("has no event for its vector {vector}"),
-        })?;
+        })
+    }
+
+    fn connect(&mut self, vector: u16, msi: Msi, on: &Resources) -> Result<(), VmmError> {
+        if !on.paths.interrupts {
+            // The device answers each `Rung` with `Raise`.
+            return self.listen(vector, on);
+        }
+        self.disconnect(vector, on)?;
+        let bell = self.needed_bell(vector)?;
         let route = on.hv.connect(bell.as_fd(), message(msi))?;
         self.routes.insert(vector, (route, bell));
         Ok(())
     }
 
+    fn listen(&mut self, vector: u16, on: &Resources) -> Result<(), VmmError> {
+        self.disconnect(vector, on)?;
+        let bell = self.needed_bell(vector)?;
+        let fences = on.paths.fences;
+        let listening = listener::listen(&on.owner, fences, self.index, vector, bell)?;
+        self.listening.insert(vector, listening);
+        Ok(())
+    }
+
     fn disconnect(&mut self, vector: u16, on: &Resources) -> Result<(), VmmError> {
+        self.listening.remove(&vector);
         match self.routes.remove(&vector) {
             Some((route, bell)) => on.hv.disconnect(bell.as_fd(), route),
             None => Ok(()),
+        }
+    }
+
+    /// The partition is built: what rang before is told now.
+    pub(crate) fn listen_again(&self) {
+        for listening in self.listening.values() {
+            listening.again();
         }
     }
 }

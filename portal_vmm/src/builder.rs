@@ -31,6 +31,7 @@ use crate::memory::PAGE;
 use crate::partition::Parts;
 use crate::partition::ThreadPlan;
 use crate::pci;
+use crate::platform::Paths;
 use crate::platform::Platform;
 use crate::platform::Resources;
 use crate::resolvers::DeviceContext;
@@ -309,8 +310,12 @@ impl PartitionBuilder {
         let hv = hypervisor.create_partition()?;
         let (ram, map) = self.place_memory(hypervisor, &*hv)?;
         let mut plan = map.clone();
-        let kernel_doorbells = self.kernel_doorbells && hypervisor.capabilities().ioeventfd;
-        let resources = Resources::new(hv.clone(), map, kernel_doorbells);
+        let paths = Paths {
+            doorbells: self.kernel_doorbells && hypervisor.capabilities().ioeventfd,
+            interrupts: hypervisor.capabilities().irqfd,
+            fences: self.sandbox,
+        };
+        let resources = Resources::new(hv.clone(), map, paths);
         let mut devices = Vec::new();
         let mut members: Vec<_> = self
             .members
@@ -320,7 +325,8 @@ impl PartitionBuilder {
         let slots = self.slots()?;
         for (index, mut parts) in std::mem::take(&mut self.devices).into_iter().enumerate() {
             members.extend(parts.member.take().map(|member| (Some(index), member)));
-            let mut binding = Binding::new(index, parts);
+            let slot = slots.iter().position(|there| *there == Some(index));
+            let mut binding = Binding::new(index, slot.unwrap_or(0), parts);
             firmware::enable(&self.name, index, &mut binding, &mut plan, &resources)?;
             devices.push(binding);
         }

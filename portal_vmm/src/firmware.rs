@@ -11,6 +11,7 @@ use crate::address_map::Place;
 use crate::binding::Binding;
 use crate::hv::StopCause;
 use crate::platform::Resources;
+use crate::platform::intx_input;
 use portal_boot_abi as abi;
 use portal_device::BarKind;
 use portal_device::Input;
@@ -19,6 +20,9 @@ use portal_device::Input;
 const BARS: u16 = 0x10;
 /// Offset of the command register.
 const COMMAND: u16 = 0x04;
+/// Offset of the interrupt line register: where the guest finds the input of the
+/// I/O APIC that INTx goes to (6.2.4).
+const INTERRUPT_LINE: u16 = 0x3C;
 /// Memory decoding and bus mastering.
 const ON: u32 = 0b110;
 /// BARs get at least a page each, so that no page holds two devices.
@@ -57,6 +61,8 @@ pub(crate) fn enable(
             config_write(binding, at + 4, 4, (gpa >> 32) as u32, on)?;
         }
     }
+    let input = intx_input(binding.slot());
+    config_write(binding, INTERRUPT_LINE, 1, input, on)?;
     config_write(binding, COMMAND, 2, ON, on)?;
     step(binding, Input::Attach, on)
 }

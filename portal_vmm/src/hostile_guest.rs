@@ -17,6 +17,7 @@ use crate::DeviceRegion;
 use crate::FaultKind;
 use crate::RegionAttachment;
 use crate::ResolvedDevice;
+use crate::Sandbox;
 use crate::SharedRegion;
 use crate::VmmError;
 use crate::Writable;
@@ -38,6 +39,7 @@ use crate::memory::HostMemory;
 use crate::memory::HostRange;
 use crate::memory::RamBacking;
 use crate::pci;
+use crate::platform::Paths;
 use crate::platform::Platform;
 use crate::platform::Resources;
 use crate::platform::VcpuPlatform;
@@ -66,6 +68,12 @@ use std::sync::atomic::Ordering;
 
 const RAM: u64 = 4 << 20;
 const SIZE: u64 = 1 << 20;
+/// As on a host with everything.
+const PATHS: Paths = Paths {
+    doorbells: true,
+    interrupts: true,
+    fences: Sandbox::OFF,
+};
 /// Accesses of one guest's life.
 const LIFE: u64 = 5000;
 
@@ -117,6 +125,12 @@ impl HvPartition for Recorder {
     }
 
     fn signal(&self, _: MsiMessage) -> Result<(), VmmError> {
+        self.signals.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn set_line(&self, input: u32, _: bool) -> Result<(), VmmError> {
+        assert!((16..24).contains(&input), "input {input} is not for INTx");
         self.signals.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -189,7 +203,7 @@ fn guest() -> Guest {
         hv.map(slot, gpa, host, hv_access(part.access)).unwrap();
     }
     let mut plan = map.clone();
-    let resources = Resources::new(hv, map, true);
+    let resources = Resources::new(hv, map, PATHS);
     let bells = Bells::new();
     for peer in 0..4 {
         bells.add(peer, 2).unwrap();
@@ -207,6 +221,7 @@ fn guest() -> Guest {
         });
         let mut binding = Binding::new(
             index,
+            index + 1,
             ResolvedDevice {
                 name: format!("d{index}"),
                 device: Box::new(device.unwrap()),
@@ -499,6 +514,7 @@ fn a_device_that_asks_for_too_much_gets_nothing() {
     let other = guest.region.layout().section(PeerId(2)).start;
     let mut binding = Binding::new(
         7,
+        8,
         ResolvedDevice {
             name: "greedy".to_owned(),
             device: Box::new(Greedy),

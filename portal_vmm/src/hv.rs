@@ -86,6 +86,12 @@ pub trait HvPartition: Send + Sync {
     /// [`VmmError::Hypervisor`].
     fn signal(&self, message: MsiMessage) -> Result<(), VmmError>;
 
+    /// Sets the level of an input of the interrupt controller (0 to 23).
+    ///
+    /// # Errors
+    /// [`VmmError::Hypervisor`].
+    fn set_line(&self, input: u32, asserted: bool) -> Result<(), VmmError>;
+
     /// From now on a 4-byte guest write of `value` at `gpa` signals `event`
     /// instead of leaving the guest.
     ///

@@ -37,6 +37,7 @@ mod guard;
 mod hostile_guest;
 pub mod hv;
 pub mod kvm;
+mod listener;
 mod memory;
 mod outcome;
 mod partition;

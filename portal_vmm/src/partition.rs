@@ -295,6 +295,11 @@ impl Partition {
             build: parts.created.elapsed(),
             plan: parts.plan,
         };
+        let owner = &partition.shared.platform.resources.owner;
+        let _ = owner.set(Arc::downgrade(&partition.shared));
+        for binding in partition.shared.platform.devices() {
+            binding.listen_again();
+        }
         let devices = partition.devices();
         for (index, member) in parts.members {
             if let Some(device) = index.and_then(|index| devices.get(index)) {

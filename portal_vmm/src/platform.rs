@@ -9,6 +9,8 @@
 
 use crate::DeniedWrite;
 use crate::FaultKind;
+use crate::Sandbox;
+use crate::VmmError;
 use crate::address_map::AddressMap;
 use crate::address_map::Found;
 use crate::address_map::Place;
@@ -20,6 +22,7 @@ use crate::guard::stands;
 use crate::hv::ExitHandler;
 use crate::hv::HvPartition;
 use crate::hv::StopCause;
+use crate::listener::Owner;
 use crate::pci;
 use crate::pci::ConfigPorts;
 use crate::pci::Function;
@@ -41,17 +44,60 @@ use std::sync::RwLockWriteGuard;
 pub(crate) struct Resources {
     pub(crate) hv: Arc<dyn HvPartition>,
     map: RwLock<AddressMap>,
-    /// Whether doorbells go through the kernel without an exit.
-    pub(crate) kernel_doorbells: bool,
+    pub(crate) paths: Paths,
+    /// The partition, once it is built.
+    pub(crate) owner: Owner,
+    /// Devices that assert each INTx input of the interrupt controller.
+    lines: Mutex<[u32; INTX_INPUTS]>,
+}
+
+/// Which ways there are on this host, and may be taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Paths {
+    /// Doorbells go to their event without an exit (ioeventfd).
+    pub(crate) doorbells: bool,
+    /// Events become interrupts without a thread (irqfd).
+    pub(crate) interrupts: bool,
+    /// Fences of a thread that has to be started.
+    pub(crate) fences: Sandbox,
+}
+
+/// Inputs of the I/O APIC that PCI slots share for INTx, and the first of them.
+const INTX_INPUTS: usize = 8;
+const INTX_FIRST: u32 = 16;
+
+/// The input of the I/O APIC that INTx of a PCI slot goes to: 16 to 23.
+pub(crate) fn intx_input(slot: usize) -> u32 {
+    INTX_FIRST + (slot % INTX_INPUTS) as u32
 }
 
 impl Resources {
-    pub(crate) fn new(hv: Arc<dyn HvPartition>, map: AddressMap, kernel_doorbells: bool) -> Self {
+    pub(crate) fn new(hv: Arc<dyn HvPartition>, map: AddressMap, paths: Paths) -> Self {
         Self {
             hv,
             map: RwLock::new(map),
-            kernel_doorbells,
+            paths,
+            owner: Owner::default(),
+            lines: Mutex::default(),
         }
+    }
+
+    /// One device's INTx pin changed. Inputs are shared: low is when all are.
+    pub(crate) fn set_pin(&self, slot: usize, asserted: bool) -> Result<(), VmmError> {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(pins) = lines.get_mut(slot % INTX_INPUTS) else {
+            return Ok(());
+        };
+        let before = *pins;
+        *pins = if asserted {
+            before.saturating_add(1)
+        } else {
+            before.saturating_sub(1)
+        };
+        if (before > 0) != (*pins > 0) {
+            self.hv.set_line(intx_input(slot), *pins > 0)?;
+        }
+        Ok(())
     }
 
     pub(crate) fn map_mut(&self) -> RwLockWriteGuard<'_, AddressMap> {

@@ -15,7 +15,6 @@ use portal_ivshmem::IvshmemV1;
 use portal_ivshmem::IvshmemV1Config;
 use portal_ivshmem::Window;
 use portal_resources::DeniedWrites;
-use portal_resources::Invalid;
 use portal_resources::IvshmemV1Handle;
 use portal_resources::Mapping;
 use portal_resources::PciDevice;
@@ -50,13 +49,6 @@ fn ivshmem_v1(
     context: &mut DeviceContext,
 ) -> Result<ResolvedDevice, ResolveError> {
     handle.check()?;
-    if handle.intx == Some(true) {
-        return Err(ResolveError::Invalid(Invalid {
-            key: "intx",
-            value: "true".to_owned(),
-            limit: "this VMM delivers MSI-X only".to_owned(),
-        }));
-    }
     let rights = match handle.mapping {
         Mapping::Sectioned | Mapping::Flat => Rights::ALL,
         Mapping::ReadOnly => Rights::READ.and(Rights::RING),
@@ -90,7 +82,7 @@ fn ivshmem_v1(
             DeniedWrites::Stop => portal_ivshmem::DeniedWrite::Stop,
         },
         vectors: handle.vectors,
-        intx: false,
+        intx: handle.has_intx(),
     });
     let device = device.map_err(|error| ResolveError::Failed(Box::new(error)))?;
     Ok(ResolvedDevice {

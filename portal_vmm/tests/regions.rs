@@ -118,6 +118,56 @@ image!(
     "iretq",
 );
 
+// Leaves MSI-X off: INTx of slot 1 goes to the input of the I/O APIC that the
+// interrupt line register names, level-triggered, interrupt 0x40. Halts until it
+// has come; its handler reads the status, which lowers the pin again.
+image!(
+    hear_intx,
+    "lea rax, [rip + 5f]",
+    "mov rbx, 0x170400",
+    "mov [rbx], ax",
+    "mov word ptr [rbx + 2], 8",
+    "mov byte ptr [rbx + 5], 0x8E",
+    "shr rax, 16",
+    "mov [rbx + 6], ax",
+    "mov rbx, 0x160000",
+    "mov word ptr [rbx], 0xFFF",
+    "mov dword ptr [rbx + 2], 0x170000",
+    "lidt [rbx]",
+    "mov edx, 0xFEE000F0",
+    "mov dword ptr [rdx], 0x1FF",
+    "mov edx, 0xE000803C",
+    "movzx ecx, byte ptr [rdx]",
+    "shl ecx, 1",
+    "add ecx, 0x10",
+    "mov edx, 0xFEC00000",
+    "mov [rdx], ecx",
+    "mov dword ptr [rdx + 0x10], 0x8040",
+    "inc ecx",
+    "mov [rdx], ecx",
+    "mov dword ptr [rdx + 0x10], 0",
+    "mov edx, 0xE0008010",
+    "mov ebp, [rdx]",
+    "and ebp, 0xFFFFFFF0",
+    "mov dword ptr [rbp], 0xFFFFFFFF",
+    "mov byte ptr [0x180020], 1",
+    "3: cli",
+    "mov eax, [0x180010]",
+    "cmp eax, [0x180000]",
+    "jae 4f",
+    "sti",
+    "hlt",
+    "jmp 3b",
+    "4: out 0xf4, eax",
+    "5: inc dword ptr [0x180010]",
+    "push rdx",
+    "mov edx, [rbp + 4]",
+    "mov edx, 0xFEE000B0",
+    "mov dword ptr [rdx], 0",
+    "pop rdx",
+    "iretq",
+);
+
 fn region(sectioned: bool, storage: Storage) -> Arc<SharedRegion> {
     let spec = RegionSpec::new(Name::new("shared").unwrap(), SIZE, PEERS).sectioned(sectioned);
     let config = BackingConfig {
@@ -155,7 +205,7 @@ fn ivshmem(region: &Arc<SharedRegion>, peer: u16, bells: &Arc<Bells>) -> Resolve
         windows,
         denied_write: DeviceDeniedWrite::Stop,
         vectors: 2,
-        intx: false,
+        intx: true,
     });
     ResolvedDevice {
         name: "ivshmem0".to_owned(),
@@ -339,11 +389,21 @@ fn overlapping_and_misplaced_regions_are_refused() {
 
 /// Two partitions with ivshmem on one region, B listening before A rings.
 fn ring(hypervisor: &Kvm, rings: u64, heard: u64, kernel: bool) -> (Partition, Partition) {
+    ring_to(hypervisor, hear_vector_0(), rings, heard, kernel)
+}
+
+fn ring_to(
+    hypervisor: &Kvm,
+    hear: &'static [u8],
+    rings: u64,
+    heard: u64,
+    kernel: bool,
+) -> (Partition, Partition) {
     let region = region(true, Storage::Memfd);
     let bells = Bells::new();
     bells.add(0, 2).unwrap();
     bells.add(1, 2).unwrap();
-    let b = partition("b", hear_vector_0()).device(ivshmem(&region, 1, &bells));
+    let b = partition("b", hear).device(ivshmem(&region, 1, &bells));
     let b = started(hypervisor, b, heard);
     b.device("ivshmem0").unwrap().peer_joined(0, 2);
     wait_for(&b, || word(&b, 0x18_0020) == 1);
@@ -400,6 +460,33 @@ fn without_the_kernels_path_every_doorbell_is_an_exit_and_arrives() {
         assert!(matches!(b.wait(PATIENCE), Some(Outcome::Exited(1..))));
         assert!(a.stats().vcpus[0].mmio_writes >= 300, "{:#?}", a.stats());
     }
+}
+
+#[test]
+fn doorbells_arrive_as_intx_where_the_guest_leaves_msix_off() {
+    let Some(hypervisor) = hypervisor() else {
+        return;
+    };
+    let (_a, b) = ring_to(&hypervisor, hear_intx(), 20, 1, true);
+    assert!(
+        matches!(b.wait(PATIENCE), Some(Outcome::Exited(1..))),
+        "{:#?}",
+        b.stats()
+    );
+}
+
+#[test]
+fn without_irqfd_a_thread_brings_doorbells_in() {
+    if hypervisor().is_none() {
+        return;
+    }
+    let off = Kvm::open().unwrap().without(|caps| caps.irqfd = false);
+    let (_a, b) = ring(&off, 20, 1, true);
+    assert!(
+        matches!(b.wait(PATIENCE), Some(Outcome::Exited(1..))),
+        "{:#?}",
+        b.stats()
+    );
 }
 
 #[test]

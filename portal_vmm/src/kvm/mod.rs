@@ -1,7 +1,7 @@
 //! The hypervisor that this VMM runs on today: Linux KVM on x86-64 (kernel
 //! documentation, `virt/kvm/api.rst`).
 //!
-//! Requires the in-kernel interrupt controllers, irqfd and MSI routing; takes
+//! Requires the in-kernel interrupt controllers and MSI routing; takes irqfd,
 //! ioeventfd, read-only slots, statistics and XSAVE where they are. Nothing
 //! here trusts the guest; the kernel is trusted.
 

@@ -261,6 +261,13 @@ impl HvPartition for KvmPartition {
             .map_err(|errno| VmmError::kvm("KVM_SIGNAL_MSI", errno))
     }
 
+    fn set_line(&self, input: u32, asserted: bool) -> Result<(), VmmError> {
+        self.ensure_irqchip()?;
+        self.vm
+            .set_irq_line(input, asserted)
+            .map_err(|errno| VmmError::kvm("KVM_IRQ_LINE", errno))
+    }
+
     fn route_doorbell(&self, gpa: u64, value: u32, event: BorrowedFd<'_>) -> Result<(), VmmError> {
         self.vm
             .register_ioevent(&lent(event), &IoEventAddress::Mmio(gpa), value)

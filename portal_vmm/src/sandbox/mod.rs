@@ -70,6 +70,8 @@ pub(crate) enum ThreadKind {
     Vcpu,
     /// Ends runs at their deadlines.
     Deadline,
+    /// Tells devices of events that no kernel path delivers.
+    Listener,
 }
 
 /// Puts the fences up around the calling thread, for good.

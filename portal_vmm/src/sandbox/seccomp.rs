@@ -18,16 +18,19 @@ use seccompiler::TargetArch;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
+const KVM_RUN: u64 = 0xAE80;
+
 /// KVM calls that a running partition makes: guest entries, registers for a
 /// report, mapping a BAR, routing doorbells and interrupts.
-const KVM_CALLS: [u64; 7] = [
-    0xAE80,      // KVM_RUN
+const KVM_CALLS: [u64; 8] = [
+    KVM_RUN,
     0x8090_AE81, // KVM_GET_REGS
     0x4020_AE46, // KVM_SET_USER_MEMORY_REGION
     0x4008_AE6A, // KVM_SET_GSI_ROUTING
     0x4020_AE76, // KVM_IRQFD
     0x4040_AE79, // KVM_IOEVENTFD
     0x4020_AEA5, // KVM_SIGNAL_MSI
+    0x4008_AE61, // KVM_IRQ_LINE
 ];
 
 /// Memory, waiting, ending, clocks: what any thread of the runtime needs.
@@ -55,8 +58,20 @@ const RUNTIME: [i64; 21] = [
     libc::SYS_rseq,
 ];
 
-/// Draining an event.
-const VCPU: [i64; 3] = [libc::SYS_read, libc::SYS_poll, libc::SYS_ppoll];
+/// Draining an event, and handing one to the listener.
+const DEVICES: [i64; 4] = [
+    libc::SYS_read,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_epoll_ctl,
+];
+
+/// Waiting for events.
+const LISTENER: [i64; 3] = [
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+];
 
 /// Puts the filter for this kind of thread in place, for good.
 pub(super) fn apply(kind: ThreadKind, denied: Denied) -> Result<(), VmmError> {
@@ -73,13 +88,16 @@ fn failed(error: &dyn std::error::Error) -> VmmError {
 
 /// Filters are made once a process.
 fn filter(kind: ThreadKind, denied: Denied) -> Result<&'static BpfProgram, VmmError> {
-    static FILTERS: [OnceLock<BpfProgram>; 4] = [const { OnceLock::new() }; 4];
-    let [vcpu_refuse, vcpu_kill, deadline_refuse, deadline_kill] = &FILTERS;
-    let made = match (kind, denied) {
-        (ThreadKind::Vcpu, Denied::Refuse) => vcpu_refuse,
-        (ThreadKind::Vcpu, Denied::Kill) => vcpu_kill,
-        (ThreadKind::Deadline, Denied::Refuse) => deadline_refuse,
-        (ThreadKind::Deadline, Denied::Kill) => deadline_kill,
+    static FILTERS: [[OnceLock<BpfProgram>; 2]; 3] = [const { [const { OnceLock::new() }; 2] }; 3];
+    let [vcpu, deadline, listener] = &FILTERS;
+    let [refuse, kill] = match kind {
+        ThreadKind::Vcpu => vcpu,
+        ThreadKind::Deadline => deadline,
+        ThreadKind::Listener => listener,
+    };
+    let made = match denied {
+        Denied::Refuse => refuse,
+        Denied::Kill => kill,
     };
     if let Some(program) = made.get() {
         return Ok(program);
@@ -106,13 +124,21 @@ fn compile(kind: ThreadKind, denied: Denied) -> Result<BpfProgram, seccompiler::
     // The standard library looks at descriptors before it closes them.
     let look = libc::F_GETFD as u64;
     rules.insert(libc::SYS_fcntl, vec![one(1, SeccompCmpOp::Eq, look)?]);
-    if kind == ThreadKind::Vcpu {
-        for call in VCPU {
+    if kind == ThreadKind::Vcpu || kind == ThreadKind::Listener {
+        for call in DEVICES {
             rules.insert(call, Vec::new());
         }
-        let calls = KVM_CALLS.map(|call| one(1, SeccompCmpOp::Eq, call));
-        let calls: Result<Vec<_>, _> = calls.into_iter().collect();
+        // Only a vCPU's own thread enters a guest.
+        let may = |call: &u64| kind == ThreadKind::Vcpu || *call != KVM_RUN;
+        let calls = KVM_CALLS.into_iter().filter(may);
+        let calls = calls.map(|call| one(1, SeccompCmpOp::Eq, call));
+        let calls: Result<Vec<_>, _> = calls.collect();
         rules.insert(libc::SYS_ioctl, calls?);
+    }
+    if kind == ThreadKind::Listener {
+        for call in LISTENER {
+            rules.insert(call, Vec::new());
+        }
     }
     let otherwise = match denied {
         Denied::Refuse => SeccompAction::Errno(libc::EPERM as u32),
@@ -148,13 +174,14 @@ mod tests {
             number::<kvm::kvm_irqfd>(_IOC_WRITE, 0x76),
             number::<kvm::kvm_ioeventfd>(_IOC_WRITE, 0x79),
             number::<kvm::kvm_msi>(_IOC_WRITE, 0xA5),
+            number::<kvm::kvm_irq_level>(_IOC_WRITE, 0x61),
         ];
         assert_eq!(KVM_CALLS, expected);
     }
 
     #[test]
     fn every_filter_compiles() {
-        for kind in [ThreadKind::Vcpu, ThreadKind::Deadline] {
+        for kind in [ThreadKind::Vcpu, ThreadKind::Deadline, ThreadKind::Listener] {
             for denied in [Denied::Refuse, Denied::Kill] {
                 assert!(filter(kind, denied).is_ok_and(|program| program.len() > 20));
             }
