@@ -1,2 +1,17 @@
-//! What runs inside a partition: the WARP kernel and its agents
+//! What runs inside a partition: the WARP kernel with the built-in agents, built
+//! from source with this crate and ready to boot.
+//!
+//! | crate | what |
+//! |---|---|
+//! | `portal_warp` (`warp/`) | the kernel, and the ring-3 library that agents build on |
+//! | `portal_agents` (`agents/`) | the built-in agent: ping, pong, doorbells, source, sink |
+//! | `portal_agent_abi` (`abi/`) | what agents and their driver agree on |
+//! | `portal_warp_image` (`image/`) | from an agent's crate to a flat image, for build scripts |
+//! | `portal_trial` (`trial/`) | an agent for the kernel's tests |
+//! | `portal_guest` | the image |
+//!
+//! Specification: `portal_boot_abi` (how an image starts), Intel SDM volume 3.
+//! Trust: the guest trusts its VMM and distrusts every other peer of a region; the
+//! VMM distrusts the image. Left out: the host's side (`portal_host`, `portal_vmm`).
+
 pub mod warp;
