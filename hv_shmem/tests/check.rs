@@ -412,6 +412,17 @@ fn files_are_checked_in_use_alone_damaged_and_cut_off() {
 }
 
 #[test]
+fn the_guide_lists_every_code() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../Guide/src/region-files.md");
+    let text = std::fs::read_to_string(page).unwrap();
+    let listed = text.lines().filter(|l| l.starts_with("| `")).count();
+    assert_eq!(listed, Code::ALL.len());
+    for code in Code::ALL {
+        assert!(text.contains(&format!("| `{code}` |")), "{code}");
+    }
+}
+
+#[test]
 fn show_says_what_is_there() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("region");

@@ -77,6 +77,28 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every code there is.
+    pub const ALL: [Self; 18] = [
+        Self::FileTruncated,
+        Self::HeaderUnreadable,
+        Self::HeaderDamaged,
+        Self::TableTorn,
+        Self::TableEntry,
+        Self::TableState,
+        Self::TableOrphan,
+        Self::SectionHeader,
+        Self::SectionMissing,
+        Self::SectionFuture,
+        Self::SectionState,
+        Self::SectionUsage,
+        Self::DirectoryEntry,
+        Self::DirectoryStale,
+        Self::DirectoryDuplicate,
+        Self::DirectoryOverlap,
+        Self::RingIndex,
+        Self::ArenaFault,
+    ];
+
     /// The stable text.
     pub const fn as_str(self) -> &'static str {
         match self {
