@@ -128,6 +128,10 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
             }
             // Blocks go on where anything in this page has ever been.
             let floor = found.wrapping_add(1) & !1;
+            if cfg!(feature = "negative_control_order") {
+                self.window
+                    .store(head, Word::slab(floor, class), Ordering::Release);
+            }
             for slot in 0..SLOTS {
                 let starts = class.starts() >> slot & 1 == 1;
                 let word = if starts { Word::free(floor) } else { Word(0) };
