@@ -20,6 +20,7 @@ use portal_agent_abi::Command;
 use portal_agent_abi::command::Drain;
 use portal_agent_abi::command::Fill;
 use portal_host::Answer;
+use portal_vmm::Kvm;
 use portal_vmm::Partition;
 use std::cell::RefCell;
 use std::fs;
@@ -114,11 +115,14 @@ pub(super) fn bulk(bench: &Bench, spec: &GoalSpec) -> Result<Measured, BenchErro
         Ok(Sample::of(TOTAL as f64 / ns, 0))
     };
     let portal = Contender::new("1 MiB spans", || send(Fill::Pattern, Drain::Read));
+    let handed = Contender::new("1 MiB spans, neither written nor read", || {
+        send(Fill::Nothing, Drain::Count)
+    });
     let stream = Stream::new(SPAN as usize, WINDOW.into());
     let baseline = Contender::new("write-read stream of 1 MiB buffers", || {
         stream.sample(&pair, TOTAL / u64::from(SPAN))
     });
-    bench.contest(spec, Against::Contender(1), 2, vec![portal, baseline])
+    bench.contest(spec, Against::Contender(1), 2, vec![portal, baseline, handed])
 }
 
 /// Goal 102: a partition with RAM, region and device, from nothing to its first
@@ -283,6 +287,7 @@ pub(super) fn exits(bench: &Bench, spec: &GoalSpec) -> Result<Measured, BenchErr
         Ok(Sample::of(((many.0 - few.0) / doorbells).max(0.0), 0))
     });
     let mut measured = bench.few(spec, Against::Limit(1.0), 1, vec![counted])?;
+    measured.goal.notes.push(trapped(&kvm, bench)?);
     let mut seen = kernel.into_inner();
     seen.sort_by(f64::total_cmp);
     measured.goal.notes.push(match seen[..] {
@@ -290,6 +295,25 @@ pub(super) fn exits(bench: &Bench, spec: &GoalSpec) -> Result<Measured, BenchErr
         [.., most] => format!("the kernel's own count: at most {most:.4} a doorbell"),
     });
     Ok(measured)
+}
+
+/// The same count where every doorbell is made to leave the guest: it has to be
+/// at least one, or the count means nothing.
+fn trapped(kvm: &Kvm, bench: &Bench) -> Result<String, BenchError> {
+    const RINGS: u32 = 100;
+    let mut rig = Rig::start_with(kvm, &PAIR, &bench.pair.cores, |it| {
+        it.kernel_doorbells(false)
+    })?;
+    let before = totals(&rig);
+    ring(&mut rig, 1, 2, RINGS)?;
+    let after = totals(&rig);
+    let each = (after.0 - before.0) as f64 / f64::from(2 * RINGS);
+    if each < 1.0 {
+        return Err(BenchError::Broken(format!(
+            "{each:.2} exits for each trapped doorbell: the count misses some"
+        )));
+    }
+    Ok(format!("with the kernel's path off, the same count is {each:.2}"))
 }
 
 /// Exits to user space so far: the VMM's count and the kernel's.

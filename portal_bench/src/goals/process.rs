@@ -115,8 +115,8 @@ impl Echo {
     pub(crate) fn answer(&mut self, count: usize) -> Result<(), BenchError> {
         self.0.pair_up(PARENT)?;
         let mut patience = Patience::of("the parent's message");
-        let mut message = [0; PAYLOAD];
         for _ in 0..count {
+            let mut message = [0; PAYLOAD];
             while self.0.rx.try_recv(&mut message).map_err(failed)?.is_none() {
                 patience.spin()?;
             }
@@ -180,11 +180,18 @@ pub(super) fn contender(
         let (trips, preempted) = pair.alone(move || {
             child.ask(rtt::total(batches, singles))?;
             let mut patience = Patience::of("the child's answer");
-            let (sent, mut got) = ([7; PAYLOAD], [0; PAYLOAD]);
+            let (mut round, mut sent) = (0u64, [0; PAYLOAD]);
+            // Numbered and compared, as the agents of goal 7 do.
             let trips = rtt::time(batches, singles, || {
+                sent[..8].copy_from_slice(&round.to_le_bytes());
+                round += 1;
                 ends.tx.try_send(&sent).map_err(failed)?;
+                let mut got = [0; PAYLOAD];
                 while ends.rx.try_recv(&mut got).map_err(failed)?.is_none() {
                     patience.spin()?;
+                }
+                if got != sent {
+                    return Err(BenchError::Broken("the child answered something else".into()));
                 }
                 Ok(())
             })?;

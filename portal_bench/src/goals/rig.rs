@@ -118,6 +118,16 @@ impl Rig {
     /// Starts the partitions, on the given cores in turn (anywhere when there
     /// are none), and waits until every agent is up.
     pub(super) fn start(kvm: &Kvm, shape: &Shape, cores: &[usize]) -> Result<Self, BenchError> {
+        Self::start_with(kvm, shape, cores, |it| it)
+    }
+
+    /// The same, with a last word on how each partition is built.
+    pub(super) fn start_with(
+        kvm: &Kvm,
+        shape: &Shape,
+        cores: &[usize],
+        adjust: impl Fn(PartitionBuilder) -> PartitionBuilder,
+    ) -> Result<Self, BenchError> {
         let (regions, member) = region(shape)?;
         let mem = member.region().mapping().mem();
         let attached = PortalRegion::attach(mem, AttachOptions::default()).map_err(failed)?;
@@ -131,7 +141,7 @@ impl Rig {
         };
         for number in 1..=shape.partitions {
             let core = cores.iter().cycle().nth(usize::from(number) - 1);
-            let built = builder(&regions, number, core.copied())?.build(kvm);
+            let built = adjust(builder(&regions, number, core.copied())?).build(kvm);
             rig.add(built.map_err(failed)?, PeerId(number))?;
         }
         for number in 1..=shape.partitions {
