@@ -19,8 +19,12 @@ guest = "warp"
 ram = "16 MiB"
 
 [[partition.device]]
-kind = "fixed"
+kind = "ivshmem"
 region = "shared"
+
+[[partition.device]]
+kind = "fixed"
+region = "board"
 gpa = 0x10_0000_0000
 
 [[partition.task]]
@@ -35,6 +39,10 @@ guest = "warp"
 kind = "ivshmem"
 region = "shared"
 vectors = 2
+
+[[region]]
+name = "board"
+size = 0x400_0000
 "#;
 
 fn check(text: &[u8]) -> Ran {
@@ -59,7 +67,7 @@ fn flawed(from: &str, to: &str, told: &[&str]) {
 fn the_good_file_is_good() {
     let ran = check(GOOD.as_bytes());
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
-    assert!(ran.out.contains("2 partitions, 1 regions, no flaw"));
+    assert!(ran.out.contains("2 partitions, 2 regions, no flaw"));
 }
 
 #[test]
@@ -203,7 +211,7 @@ fn names_are_plain() {
 #[test]
 fn address_outside_the_window() {
     let told = [
-        "partition.a.device[0].gpa: 64 MiB at 0x1000",
+        "partition.a.device[1].gpa: 64 MiB at 0x1000",
         "0x1000000000..0x2000000000",
     ];
     flawed("gpa = 0x10_0000_0000", "gpa = 0x1000", &told);
@@ -339,7 +347,11 @@ fn tasks_need_a_partner() {
 
 #[test]
 fn broken_toml_names_its_line() {
-    flawed("[[region]]", "[[region]", &["pair.toml:2:"]);
+    flawed(
+        "[[partition.task]]",
+        "[[partition.task]",
+        &["pair.toml:21:"],
+    );
     let ran = check(b"");
     assert!(
         ran.code == 3 && ran.err.contains("at least one [[partition]]"),

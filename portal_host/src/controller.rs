@@ -42,6 +42,7 @@ use portal_agent_abi::HOST;
 use portal_agent_abi::RING_VECTOR;
 use portal_agent_abi::STREAM_RING;
 use portal_agent_abi::Status;
+use portal_agent_abi::command::MAX_IDLE_US;
 use portal_agent_abi::report;
 use portal_agent_abi::report::Report;
 use std::collections::BTreeMap;
@@ -177,7 +178,8 @@ impl Controller {
     }
 
     /// Sends a command; [`Controller::answer`] takes its answer. The agent gives
-    /// up after `idle` without progress; zero leaves that to the agent.
+    /// up after `idle` without progress, ten minutes at most; zero leaves that to
+    /// the agent.
     ///
     /// # Errors
     /// [`HostError::Send`], [`HostError::Doorbell`], [`HostError::NoSuchAgent`].
@@ -186,6 +188,7 @@ impl Controller {
         let agent = self.agents.get_mut(&id).ok_or(HostError::NoSuchAgent(id))?;
         agent.sent += 1;
         let idle = u64::try_from(idle.as_micros()).unwrap_or(u64::MAX);
+        let idle = idle.min(MAX_IDLE_US);
         let entry = command.encode(agent.sent, idle);
         agent
             .commands

@@ -18,6 +18,8 @@ pub(crate) use reader::parse_size;
 pub(crate) use source::Flaws;
 pub(crate) use source::Located;
 
+use portal_resources::DeniedWrites;
+use portal_resources::Mapping;
 use std::path::PathBuf;
 
 /// A whole configuration file. Every name in it is known to exist, every size
@@ -71,6 +73,16 @@ pub(crate) struct Partition {
     pub devices: Vec<Device>,
 }
 
+impl Partition {
+    /// The region that the built-in agent joins: the one behind the first PCI
+    /// device, else the first at a fixed address.
+    pub(crate) fn agent_region(&self) -> Option<&str> {
+        let behind = |d: &&Device| matches!(d.place, Place::Ivshmem { .. });
+        let first = self.devices.iter().find(behind).or(self.devices.first());
+        first.map(|d| d.region.value.as_str())
+    }
+}
+
 /// What a partition runs.
 #[derive(Debug, Clone)]
 pub(crate) enum Guest {
@@ -103,12 +115,12 @@ pub(crate) enum TaskKind {
     /// Round trips through a ring each way.
     Ping {
         /// How many.
-        rounds: u64,
+        rounds: u32,
     },
     /// Round trips by doorbell and interrupt.
     Doorbell {
         /// How many.
-        rounds: u64,
+        rounds: u32,
     },
     /// Bytes as 1 MiB spans.
     Stream {
@@ -124,6 +136,10 @@ pub(crate) struct Device {
     pub region: Located<String>,
     /// How it appears to the guest.
     pub place: Place,
+    /// What of it the guest may write.
+    pub mapping: Mapping,
+    /// What any other store of the guest comes to.
+    pub denied_writes: DeniedWrites,
 }
 
 /// How a region appears to a guest.

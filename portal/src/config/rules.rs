@@ -3,10 +3,12 @@
 
 use super::Backing;
 use super::Config;
+use super::Device;
 use super::Guest;
 use super::Partition;
 use super::Place;
 use super::Region;
+use super::TaskKind;
 use super::reader::nearest;
 use super::schema::bytes;
 use super::source::Flaw;
@@ -203,19 +205,30 @@ fn tasks(config: &Config, partition: &Partition, flaws: &mut Vec<Flaw>) {
                 task.peer.value
             )));
         }
-        let shared = partition.devices.iter().any(|d| {
-            peer.devices
-                .iter()
-                .any(|o| o.region.value == d.region.value)
-        });
+        let shared = match (partition.agent_region(), peer.agent_region()) {
+            (Some(own), Some(other)) => own == other,
+            _ => false,
+        };
         if !shared {
             flaws.push(
                 task.peer
                     .flaw(format!(
-                        "{:?} and {:?} share no region",
+                        "the agents of {:?} and {:?} share no region",
                         partition.name.value, task.peer.value
                     ))
-                    .hint("give both a [[partition.device]] with the same region"),
+                    .hint("an agent joins the region of its partition's first ivshmem device"),
+            );
+        }
+        let has_bell = |p: &Partition| {
+            let ivshmem = |d: &Device| matches!(d.place, Place::Ivshmem { .. });
+            p.devices.iter().any(ivshmem)
+        };
+        let doorbell = matches!(task.what, TaskKind::Doorbell { .. });
+        if doorbell && !(has_bell(partition) && has_bell(peer)) {
+            flaws.push(
+                task.peer
+                    .flaw("a doorbell task needs a doorbell at both ends")
+                    .hint("give both partitions an ivshmem device"),
             );
         }
     }

@@ -18,6 +18,8 @@ use hv_shmem::layout::MAX_PEERS;
 use hv_shmem::layout::MIN_REGION;
 use hv_shmem::name::NAME_BYTES;
 use portal_boot_abi as abi;
+use portal_resources::DeniedWrites;
+use portal_resources::Mapping;
 use std::ops::Range;
 use std::path::PathBuf;
 use toml::de::DeTable;
@@ -30,9 +32,12 @@ const PAGE: u64 = 4096;
 const RAM_MIN: u64 = 2 << 20;
 /// Most guest RAM: it ends where the window of the regions starts.
 const RAM_MAX: u64 = abi::WINDOW64_GPA - abi::HIGH_RAM_GPA + abi::LOW_RAM_MAX;
-/// Most vectors of an ivshmem device: the doorbell register has 16 bits for
-/// them, MSI-X 2048; QEMU's server and drivers expect no more than this.
+/// Most vectors of an ivshmem device: MSI-X allows 2048, the Windows driver 64.
 const VECTORS_MAX: u64 = 64;
+/// Most rounds of a task: a command to an agent has 32 bits for them.
+const ROUNDS_MAX: u64 = u32::MAX as u64;
+/// Fewest vectors: the agents ring for rings on 0 and for doorbell tasks on 1.
+const VECTORS_MIN: u64 = 2;
 
 /// Reads the whole file. Values that were not readable have made a flaw, and
 /// what they belong to is left out.
@@ -214,8 +219,8 @@ fn task(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Task> {
             bytes.map(|b| TaskKind::Stream { bytes: b.value })
         }
         other => {
-            let rounds = table.number("rounds", 1..(1 << 40) + 1, flaws);
-            let rounds = rounds.map_or(100_000, |r| r.value);
+            let rounds = table.number("rounds", 1..ROUNDS_MAX + 1, flaws);
+            let rounds = rounds.map_or(100_000, |r| r.value as u32);
             Some(match other {
                 "ping" => TaskKind::Ping { rounds },
                 _ => TaskKind::Doorbell { rounds },
@@ -238,6 +243,22 @@ fn device(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Device> {
     if region.is_none() && !table.has("region") {
         flaws.push(table.missing("region", "name the region: region = \"shared\""));
     }
+    let mapping = choice(
+        &mut table,
+        "mapping",
+        &["sectioned", "flat", "read-only"],
+        flaws,
+    );
+    let mapping = mapping.map_or(Mapping::Sectioned, |m| match m.value.as_str() {
+        "flat" => Mapping::Flat,
+        "read-only" => Mapping::ReadOnly,
+        _ => Mapping::Sectioned,
+    });
+    let denied = choice(&mut table, "denied_writes", &["stop", "drop"], flaws);
+    let denied_writes = denied.map_or(DeniedWrites::Stop, |d| match d.value.as_str() {
+        "drop" => DeniedWrites::Drop,
+        _ => DeniedWrites::Stop,
+    });
     let place = kind.and_then(|kind| match kind.value.as_str() {
         "fixed" => {
             let gpa = table.number("gpa", 0..u64::MAX, flaws);
@@ -248,7 +269,7 @@ fn device(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Device> {
             gpa.map(|gpa| Place::Fixed { gpa })
         }
         _ => {
-            let vectors = table.number("vectors", 1..VECTORS_MAX + 1, flaws);
+            let vectors = table.number("vectors", VECTORS_MIN..VECTORS_MAX + 1, flaws);
             let absent = absent(&table, 2);
             Some(Place::Ivshmem {
                 vectors: vectors.unwrap_or(absent),
@@ -259,6 +280,8 @@ fn device(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Device> {
     Some(Device {
         region: region?,
         place: place?,
+        mapping,
+        denied_writes,
     })
 }
 

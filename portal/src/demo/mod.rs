@@ -8,6 +8,9 @@ mod pair;
 mod picture;
 mod report;
 
+pub(crate) use report::grouped;
+pub(crate) use report::time;
+
 use crate::cli;
 use crate::doctor;
 use crate::exit::Outcome;

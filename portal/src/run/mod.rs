@@ -1,17 +1,31 @@
 //! `portal run`: partitions, regions and devices from a TOML file.
+//!
+//! The file is the user's; what guests do is contained by `portal_vmm`. Tasks run
+//! one after the other on the main thread, which also watches for signals.
+
+mod build;
+mod signals;
+mod tasks;
 
 use crate::cli;
 use crate::config;
 use crate::config::Config;
 use crate::config::Flaws;
+use crate::doctor;
 use crate::exit::Failure;
 use crate::exit::Kind;
 use crate::exit::Outcome;
 use crate::print;
+use build::Built;
+use portal_vmm::Outcome as Ended;
+use signals::Stop;
 use std::path::Path;
+use std::time::Duration;
 
 /// Largest configuration file; a person writes them.
 const FILE_MAX: u64 = 1 << 20;
+/// How often partitions and signals are looked at while nothing is to be done.
+const WATCH: Duration = Duration::from_millis(20);
 
 /// Reads the file and runs what it describes.
 ///
@@ -29,7 +43,54 @@ pub(crate) fn run(args: &cli::Run) -> Outcome {
         ));
         return Ok(());
     }
-    Err(Failure::new(Kind::Failed, "x"))
+    let kvm = doctor::open_kvm()?;
+    let stop = Stop::listen()?;
+    let folder = args.file.parent().unwrap_or(Path::new(""));
+    let mut built = build::build(&kvm, &config, folder, &stop)?;
+    let worked = tasks::await_agents(&mut built).and_then(|()| tasks::run(&config, &mut built));
+    if worked.is_ok() && !args.until_done && !stop.asked() {
+        print::line("running; Ctrl-C stops");
+        while !stop.asked() && built.partitions.iter().any(|r| !r.partition.ended()) {
+            std::thread::sleep(WATCH);
+        }
+    }
+    let ended = finish(&built);
+    match (stop.asked(), worked) {
+        // What a stop broke off is no failure.
+        (true, _) | (false, Ok(())) => ended,
+        // How a partition ended says more than the wait that it broke.
+        (false, Err(failure)) => ended.and(Err(failure)),
+    }
+}
+
+/// Stops what still runs and says how each partition ended.
+fn finish(built: &Built) -> Outcome {
+    let mut worst = Ok(());
+    for running in &built.partitions {
+        let outcome = match running.partition.wait(Duration::ZERO) {
+            Some(outcome) => outcome,
+            None => running.partition.stop().map_err(|e| build::vmm(&e))?,
+        };
+        print::line(format!("{}: {outcome}", running.name));
+        let kind = match outcome {
+            Ended::Exited(0) | Ended::Stopped => continue,
+            Ended::Exited(_) => Kind::Failed,
+            Ended::Deadline(_) => Kind::Deadline,
+            Ended::Faulted(_) => Kind::Guest,
+        };
+        let fault_stands = matches!(
+            &worst,
+            Err(Failure {
+                kind: Kind::Guest,
+                ..
+            })
+        );
+        if !fault_stands {
+            let what = format!("partition {:?} {outcome}", running.name);
+            worst = Err(Failure::new(kind, what));
+        }
+    }
+    worst
 }
 
 fn read(path: &Path) -> Result<Config, Failure> {

@@ -1,0 +1,304 @@
+//! From a configuration to regions, partitions and the controllers of their
+//! agents. Nothing runs yet when this is done.
+
+use super::signals::Stop;
+use crate::config;
+use crate::config::Backing;
+use crate::config::Config;
+use crate::config::Device;
+use crate::config::Guest;
+use crate::config::Place;
+use crate::exit::Failure;
+use crate::exit::Kind;
+use hv_shmem::layout::PeerId;
+use hv_shmem::region::AttachOptions;
+use hv_shmem::region::PortalRegion;
+use portal_agent_abi::HOST;
+use portal_agent_abi::RING_VECTOR;
+use portal_host::Controller;
+use portal_host::HostError;
+use portal_host::Seat;
+use portal_resources::BackingHandle;
+use portal_resources::DeniedWrites;
+use portal_resources::IvshmemV1Handle;
+use portal_resources::RegionHandle;
+use portal_resources::Resource;
+use portal_vmm::Console;
+use portal_vmm::DeniedWrite;
+use portal_vmm::Image;
+use portal_vmm::Join;
+use portal_vmm::Kvm;
+use portal_vmm::Member;
+use portal_vmm::Partition;
+use portal_vmm::PartitionBuilder;
+use portal_vmm::RegionAttachment;
+use portal_vmm::RegionHost;
+use portal_vmm::VmmError;
+use portal_vmm::Writable;
+use portal_vmm::resolvers;
+use portal_vmm::resolvers::DeviceContext;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Vectors that the host hears: agents ring the first.
+const HOST_VECTORS: u16 = 1;
+
+/// A partition and, with the built-in guest, its agent's place.
+pub(super) struct Running {
+    pub(super) name: String,
+    pub(super) partition: Rc<Partition>,
+    /// The region that its agent joins, and as whom.
+    pub(super) agent: Option<(String, PeerId)>,
+    /// Its places in regions at fixed addresses; leaving is dropping.
+    _members: Vec<Member>,
+}
+
+/// The host in a region whose agents it drives.
+pub(super) struct Seated {
+    pub(super) controller: Controller,
+    pub(super) member: Member,
+}
+
+/// Everything that was built. Partitions are dropped, and so stopped, before the
+/// host leaves its regions.
+pub(super) struct Built {
+    pub(super) partitions: Vec<Running>,
+    pub(super) hosts: BTreeMap<String, Seated>,
+}
+
+/// Makes the regions and starts the partitions.
+pub(super) fn build(
+    kvm: &Kvm,
+    config: &Config,
+    folder: &Path,
+    stop: &Stop,
+) -> Result<Built, Failure> {
+    let regions = RegionHost::new();
+    for region in &config.regions {
+        regions
+            .create(&region_handle(region, folder))
+            .map_err(|e| vmm(&e))?;
+    }
+    let mut built = Built {
+        partitions: Vec::new(),
+        hosts: BTreeMap::new(),
+    };
+    // The host first: it is peer 0, and its doorbells are there for the others.
+    for partition in &config.partitions {
+        if let (Guest::Warp { .. }, Some(region)) = (&partition.guest, partition.agent_region())
+            && !built.hosts.contains_key(region)
+        {
+            let seated = seat(&regions, region)?;
+            built.hosts.insert(region.to_owned(), seated);
+        }
+    }
+    let mut starting = Vec::new();
+    for partition in &config.partitions {
+        starting.push(assemble(kvm, partition, &regions, folder)?);
+    }
+    for mut assembled in starting {
+        assembled.partition.start().map_err(|e| vmm(&e))?;
+        let partition = Rc::new(assembled.partition);
+        if let Some((region, peer)) = &assembled.agent
+            && let Some(host) = built.hosts.get_mut(region)
+        {
+            let watched = Rc::downgrade(&partition);
+            let stop = stop.clone();
+            let seat = Seat {
+                bell: host.member.doorbell(*peer, RING_VECTOR),
+                alive: Box::new(move || {
+                    !stop.asked() && watched.upgrade().is_some_and(|p| !p.ended())
+                }),
+            };
+            host.controller
+                .expect(*peer, seat)
+                .map_err(|e| host_side(&e))?;
+        }
+        built.partitions.push(Running {
+            name: assembled.name,
+            partition,
+            agent: assembled.agent,
+            _members: assembled.members,
+        });
+    }
+    Ok(built)
+}
+
+/// The host as peer 0 of a region.
+fn seat(regions: &RegionHost, region: &str) -> Result<Seated, Failure> {
+    let member = regions
+        .join(region, &Join::host("host", Some(HOST.0), HOST_VECTORS))
+        .map_err(|e| vmm(&e))?;
+    let mem = member.region().mapping().mem();
+    let attached = PortalRegion::attach(mem, AttachOptions::default())
+        .map_err(|e| Failure::new(Kind::Region, format!("region {region:?}: {e}")))?;
+    let controller = Controller::join(&attached, member.epoch(), member.bell(RING_VECTOR))
+        .map_err(|e| host_side(&e))?;
+    member.ready().map_err(|e| vmm(&e))?;
+    Ok(Seated { controller, member })
+}
+
+struct Assembled {
+    name: String,
+    partition: Partition,
+    agent: Option<(String, PeerId)>,
+    members: Vec<Member>,
+}
+
+fn assemble(
+    kvm: &Kvm,
+    config: &config::Partition,
+    regions: &RegionHost,
+    folder: &Path,
+) -> Result<Assembled, Failure> {
+    let name = &config.name.value;
+    let image = match &config.guest {
+        Guest::Warp { .. } => portal_guest::warp::image().into(),
+        Guest::Image { path, .. } => {
+            let path = folder.join(&path.value);
+            std::fs::read(&path)
+                .map_err(|e| {
+                    Failure::new(Kind::Input, format!("cannot read {}: {e}", path.display()))
+                })?
+                .into()
+        }
+    };
+    let cmdline = match &config.guest {
+        Guest::Image { cmdline, .. } => cmdline.as_ref().map_or("", |c| c.value.as_str()),
+        Guest::Warp { .. } => "",
+    };
+    let mut builder = PartitionBuilder::new(name.clone(), Image::Flat(image))
+        // The configuration allows no more than 64.
+        .vcpus(config.vcpus.value as u32)
+        .ram(config.ram.value)
+        .cmdline(cmdline)
+        .console(Console::stdout(format!("{name}| ")))
+        .deadline(Duration::MAX);
+    let agent_region = match &config.guest {
+        Guest::Warp { .. } => config.agent_region(),
+        Guest::Image { .. } => None,
+    };
+    let mut agent = None;
+    let mut members = Vec::new();
+    for device in &config.devices {
+        let region = device.region.value.as_str();
+        let peer = match &device.place {
+            Place::Ivshmem { vectors } => {
+                let handle = IvshmemV1Handle {
+                    vectors: vectors.value as u16,
+                    mapping: device.mapping,
+                    denied_writes: device.denied_writes,
+                    ..IvshmemV1Handle::new(region)
+                };
+                let resolved = resolve(&handle, name, regions)?;
+                let peer = resolved.region.as_ref().map(|r| r.peer);
+                builder = builder.device(resolved);
+                peer
+            }
+            Place::Fixed { gpa } => {
+                let (member, attachment) = attach(name, device, gpa.value, regions)?;
+                let peer = member.peer();
+                builder = builder.region(attachment);
+                members.push(member);
+                Some(peer)
+            }
+        };
+        if agent.is_none() && agent_region == Some(region) {
+            agent = peer.map(|peer| (region.to_owned(), peer));
+        }
+    }
+    Ok(Assembled {
+        name: name.clone(),
+        partition: builder.build(kvm).map_err(|e| vmm(&e))?,
+        agent,
+        members,
+    })
+}
+
+fn resolve(
+    handle: &IvshmemV1Handle,
+    partition: &str,
+    regions: &RegionHost,
+) -> Result<portal_vmm::ResolvedDevice, Failure> {
+    let mut context = DeviceContext {
+        partition: partition.to_owned(),
+        regions: regions.clone(),
+    };
+    let fail = |e: &dyn std::fmt::Display| {
+        let what = format!("partition {partition:?}, region {:?}: {e}", handle.region);
+        Failure::new(Kind::Failed, what)
+    };
+    let resource = Resource::new(handle).map_err(|e| fail(&e))?;
+    resolvers::standard()
+        .and_then(|known| known.resolve(&resource, &mut context))
+        .map_err(|e| fail(&e))
+}
+
+fn attach(
+    partition: &str,
+    device: &Device,
+    gpa: u64,
+    regions: &RegionHost,
+) -> Result<(Member, RegionAttachment), Failure> {
+    let join = Join::partition(partition, None, HOST_VECTORS);
+    let member = regions
+        .join(&device.region.value, &join)
+        .map_err(|e| vmm(&e))?;
+    let region = member.region().clone();
+    let attachment = RegionAttachment {
+        gpa,
+        peer: member.peer(),
+        epoch: member.epoch().into(),
+        writable: Writable::of(device.mapping, &region),
+        denied_write: match device.denied_writes {
+            DeniedWrites::Stop => DeniedWrite::Stop,
+            DeniedWrites::Drop => DeniedWrite::Drop,
+        },
+        region,
+    };
+    Ok((member, attachment))
+}
+
+fn region_handle(region: &config::Region, folder: &Path) -> RegionHandle {
+    let backing = match &region.backing {
+        Backing::Memfd => BackingHandle::Memfd,
+        Backing::HugePages(_) => BackingHandle::HugePages {
+            page: portal_resources::HugePages::Mib2,
+            node: None,
+        },
+        Backing::File(path) => BackingHandle::File {
+            path: folder.join(&path.value),
+        },
+    };
+    RegionHandle {
+        // One file is one fd.
+        sectioned: !matches!(region.backing, Backing::File(_)),
+        backing,
+        // The configuration allows no more than 1024.
+        max_peers: region.peers.value as u16,
+        common: region.common.value,
+        ..RegionHandle::new(region.name.value.clone(), region.size.value)
+    }
+}
+
+/// What kind of failure the VMM's is.
+pub(super) fn vmm(error: &VmmError) -> Failure {
+    let kind = match error {
+        VmmError::Config { .. } | VmmError::Overlap { .. } | VmmError::Region { .. } => Kind::Input,
+        _ => Kind::Host,
+    };
+    Failure::new(kind, error)
+}
+
+/// What kind of failure the host's side had.
+pub(super) fn host_side(error: &HostError) -> Failure {
+    let kind = match error {
+        HostError::Vmm(_) => Kind::Host,
+        HostError::TooSlow { .. } => Kind::Deadline,
+        HostError::Ended { .. } | HostError::Stopped { .. } => Kind::Guest,
+        _ => Kind::Failed,
+    };
+    Failure::new(kind, error)
+}

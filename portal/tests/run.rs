@@ -1,0 +1,221 @@
+//! `portal run` with the real binary and real KVM: tasks, signals, faults, images.
+
+mod binary;
+
+use binary::Ran;
+use binary::portal_in;
+use rustix::process::Pid;
+use rustix::process::Signal;
+use rustix::process::kill_process;
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::path::Path;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+use std::time::Instant;
+
+/// Held by each test that runs partitions: they want both cores for themselves.
+static CORES: Mutex<()> = Mutex::new(());
+
+/// `mov eax, 7; out 0xF4, eax`: ends its partition with code 7.
+const EXIT_7: &[u8] = &[0xB8, 7, 0, 0, 0, 0xE7, 0xF4];
+/// `mov eax, 0; out 0xF4, eax`.
+const EXIT_0: &[u8] = &[0xB8, 0, 0, 0, 0, 0xE7, 0xF4];
+/// `ud2` with no IDT: a triple fault.
+const FAULT: &[u8] = &[0x0F, 0x0B];
+/// `jmp $`.
+const SPIN: &[u8] = &[0xEB, 0xFE];
+
+/// Runs `test` where partitions can run; says so once where they cannot.
+fn with_partitions(test: impl FnOnce(&Path)) {
+    let doctor = portal_in(Path::new("."), &["doctor", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&doctor.out).unwrap();
+    if report["usable"] != true {
+        eprintln!("skipped: {}", doctor.err.trim());
+        return;
+    }
+    let _cores = CORES.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    test(folder.path());
+}
+
+fn image(folder: &Path, name: &str, code: &[u8]) {
+    std::fs::write(folder.join(name), code).unwrap();
+}
+
+fn run(folder: &Path, text: &str, args: &[&str]) -> Ran {
+    std::fs::write(folder.join("pair.toml"), text).unwrap();
+    let mut all = vec!["run", "pair.toml"];
+    all.extend(args);
+    portal_in(folder, &all)
+}
+
+/// Starts `portal run`, waits for a line that holds `until`, sends `signal`, and
+/// returns the exit code and how long the end took.
+fn stopped(folder: &Path, text: &str, until: &str, signal: Signal) -> (i32, Duration) {
+    std::fs::write(folder.join("pair.toml"), text).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_portal"))
+        .args(["run", "pair.toml"])
+        .current_dir(folder)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let seen = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .any(|l| l.contains(until));
+    assert!(seen, "ended without saying {until:?}: {:?}", child.wait());
+    let begin = Instant::now();
+    kill_process(Pid::from_child(&child), signal).unwrap();
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    let status = child.wait().unwrap();
+    assert!(
+        rest.iter().any(|l| l.contains("stopped by the host")),
+        "{rest:?}"
+    );
+    (status.code().unwrap_or(-1), begin.elapsed())
+}
+
+const TWO_WARPS: &str = r#"
+[[region]]
+name = "shared"
+size = "32 MiB"
+peers = 4
+
+[[partition]]
+name = "a"
+guest = "warp"
+device = [{ kind = "ivshmem", region = "shared" }]
+task = [
+    { do = "ping", peer = "b", rounds = 1000 },
+    { do = "doorbell", peer = "b", rounds = 10 },
+    { do = "stream", peer = "b", bytes = "8 MiB" },
+]
+
+[[partition]]
+name = "b"
+guest = "warp"
+device = [{ kind = "ivshmem", region = "shared" }]
+"#;
+
+#[test]
+fn tasks_are_done_in_order() {
+    with_partitions(|folder| {
+        let ran = run(folder, TWO_WARPS, &["--until-done"]);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+        let at = |words: &str| {
+            let found = ran.out.find(words);
+            found.unwrap_or_else(|| panic!("{words:?} not in:\n{}", ran.out))
+        };
+        assert!(at("a: up, peer") < at("a -> b: 1 000 round trips through rings"));
+        assert!(at("through rings") < at("a -> b: 10 round trips by doorbell"));
+        assert!(at("by doorbell") < at("a -> b: 8 388 608 bytes"));
+    });
+}
+
+#[test]
+fn regions_at_fixed_addresses_work_too() {
+    with_partitions(|folder| {
+        let fixed = "kind = \"fixed\", gpa = 0x10_0000_0000";
+        let text = TWO_WARPS.replace("kind = \"ivshmem\"", fixed).replace(
+            "    { do = \"doorbell\", peer = \"b\", rounds = 10 },\n",
+            "",
+        );
+        let ran = run(folder, &text, &["--until-done"]);
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+        assert!(ran.out.contains("a -> b: 8 388 608 bytes"), "{}", ran.out);
+    });
+}
+
+#[test]
+fn a_region_in_a_file_outlives_the_run_and_is_sound() {
+    with_partitions(|folder| {
+        let create = [
+            "region", "create", "s.region", "--size", "32MiB", "--peers", "4",
+        ];
+        let mut named = create.to_vec();
+        named.extend(["--name", "shared"]);
+        assert_eq!(portal_in(folder, &named).code, 0);
+        let backing = "peers = 4\nbacking = \"file\"\npath = \"s.region\"";
+        let text = TWO_WARPS.replace("peers = 4", backing);
+        for _ in 0..2 {
+            let ran = run(folder, &text, &["--until-done"]);
+            assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+            let check = portal_in(folder, &["region", "check", "s.region"]);
+            assert_eq!(check.code, 0, "{check:?}");
+        }
+        let show = portal_in(folder, &["region", "show", "s.region"]);
+        assert!(show.out.contains("dead"), "{}", show.out);
+    });
+}
+
+#[test]
+fn signals_stop_everything_cleanly() {
+    with_partitions(|folder| {
+        for signal in [Signal::INT, Signal::TERM] {
+            let (code, took) = stopped(folder, TWO_WARPS, "Ctrl-C stops", signal);
+            assert_eq!(code, 0, "{signal:?}");
+            assert!(took < Duration::from_secs(5), "{signal:?} took {took:?}");
+        }
+    });
+}
+
+#[test]
+fn a_signal_breaks_a_long_task_off() {
+    with_partitions(|folder| {
+        let text = TWO_WARPS.replace("8 MiB", "8000 GiB");
+        let (code, took) = stopped(folder, &text, "by doorbell", Signal::INT);
+        assert_eq!(code, 0);
+        assert!(took < Duration::from_secs(5), "took {took:?}");
+    });
+}
+
+#[test]
+fn an_image_of_ones_own_ends_with_its_code() {
+    with_partitions(|folder| {
+        image(folder, "zero.bin", EXIT_0);
+        image(folder, "seven.bin", EXIT_7);
+        let text = "[[partition]]\nname = \"a\"\nram = \"2 MiB\"\nimage = \"zero.bin\"\n";
+        let ran = run(folder, text, &[]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.out.contains("a: exited with code 0"), "{}", ran.out);
+        let ran = run(folder, &text.replace("zero", "seven"), &[]);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(
+            ran.err.contains("partition \"a\" exited with code 7"),
+            "{}",
+            ran.err
+        );
+    });
+}
+
+#[test]
+fn a_fault_stops_one_partition_and_leaves_the_others() {
+    with_partitions(|folder| {
+        image(folder, "fault.bin", FAULT);
+        image(folder, "zero.bin", EXIT_0);
+        let text = "[[partition]]\nname = \"bad\"\nram = \"2 MiB\"\nimage = \"fault.bin\"\n\
+                    [[partition]]\nname = \"good\"\nram = \"2 MiB\"\nimage = \"zero.bin\"\n";
+        let ran = run(folder, text, &[]);
+        assert_eq!(ran.code, 5, "{ran:?}");
+        assert!(ran.out.contains("good: exited with code 0"), "{}", ran.out);
+        for words in ["partition \"bad\"", "vCPU 0", "RIP 0x100000"] {
+            assert!(ran.err.contains(words), "{words:?} not in {}", ran.err);
+        }
+    });
+}
+
+#[test]
+fn a_spinning_image_stops_on_request() {
+    with_partitions(|folder| {
+        image(folder, "spin.bin", SPIN);
+        let text = "[[partition]]\nname = \"a\"\nram = \"2 MiB\"\nimage = \"spin.bin\"\n";
+        let (code, took) = stopped(folder, text, "Ctrl-C stops", Signal::TERM);
+        assert_eq!(code, 0);
+        assert!(took < Duration::from_secs(5), "took {took:?}");
+    });
+}
