@@ -25,6 +25,14 @@ use std::os::fd::OwnedFd;
 #[derive(Debug)]
 pub struct EventFd(OwnedFd);
 
+/// How a sleep in `poll` ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Polled {
+    Readable,
+    TimedOut,
+    Interrupted,
+}
+
 impl EventFd {
     /// A new eventfd, not rung, closed on exec. It blocks its reader, so that a
     /// wait without a timeout is one system call.
@@ -47,16 +55,17 @@ impl EventFd {
             .map_err(|e| os("fcntl", e))
     }
 
-    /// Sleeps until readable or the time is up.
-    fn poll(&self, timeout: Option<Duration>) -> Result<Heard, DoorbellError> {
+    /// Sleeps until readable, the time is up, or a signal has been handled.
+    fn poll(&self, timeout: Option<Duration>) -> Result<Polled, DoorbellError> {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         let timeout = timeout.map(|t| Timespec {
             tv_sec: t.as_secs().try_into().unwrap_or(i64::MAX),
             tv_nsec: t.subsec_nanos().into(),
         });
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
-            Ok(0) => Ok(Heard::TimedOut),
-            Ok(_) | Err(Errno::INTR) => Ok(Heard::Rang),
+            Ok(0) => Ok(Polled::TimedOut),
+            Ok(_) => Ok(Polled::Readable),
+            Err(Errno::INTR) => Ok(Polled::Interrupted),
             Err(e) => Err(os("poll", e)),
         }
     }
@@ -94,8 +103,13 @@ impl Doorbell for EventFd {
 impl Bell for EventFd {
     #[inline]
     fn wait(&self, timeout: Option<Duration>) -> Result<Heard, DoorbellError> {
-        if timeout.is_some() && self.poll(timeout)? == Heard::TimedOut {
-            return Ok(Heard::TimedOut);
+        if timeout.is_some() {
+            match self.poll(timeout)? {
+                Polled::TimedOut => return Ok(Heard::TimedOut),
+                // Nothing is readable: a read would sleep without a limit.
+                Polled::Interrupted => return Ok(Heard::Rang),
+                Polled::Readable => {}
+            }
         }
         let mut count = [0; 8];
         match rustix::io::read(&self.0, &mut count) {
@@ -103,7 +117,10 @@ impl Bell for EventFd {
             // Somebody made it non-blocking: sleep in poll, then take the ring
             // (which another reader may have taken meanwhile: spurious).
             Err(Errno::AGAIN) => {
-                let heard = self.poll(timeout)?;
+                let heard = match self.poll(timeout)? {
+                    Polled::TimedOut => Heard::TimedOut,
+                    Polled::Interrupted | Polled::Readable => Heard::Rang,
+                };
                 match rustix::io::read(&self.0, &mut count) {
                     Ok(_) | Err(Errno::INTR | Errno::AGAIN) => Ok(heard),
                     Err(e) => Err(os("read from an eventfd", e)),
