@@ -82,7 +82,7 @@ fn ivshmem_v1(
             DeniedWrites::Stop => portal_ivshmem::DeniedWrite::Stop,
         },
         vectors: handle.vectors,
-        intx: handle.has_intx(),
+        intx: handle.intx_with(true),
     });
     let device = device.map_err(|error| ResolveError::Failed(Box::new(error)))?;
     Ok(ResolvedDevice {
