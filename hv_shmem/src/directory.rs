@@ -26,7 +26,7 @@
 //! before its writer's or its reader's current epoch matches nothing.
 //!
 //! Distrusted: the writer of the section. An entry is copied once
-//! ([`sequenced`]), then checked: the shape by [`RingLayout::storage_bytes`], the
+//! (between two looks at its sequence), then checked: the shape by [`RingLayout::storage_bytes`], the
 //! places against the ring storage of *that* section, in-place slots against
 //! *that* peer's slice of the common section, so that a hostile sender cannot
 //! lead an honest receiver's writes into other peers' rings.

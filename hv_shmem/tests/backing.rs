@@ -204,7 +204,7 @@ fn writing_where_another_peer_writes_stops_the_writer_only() {
         ("other", true),
         ("tail", true),
     ] {
-        let status = process::run(part);
+        let status = process::spawn(part).wait().unwrap();
         assert_eq!(status.signal() == Some(libc::SIGSEGV), dies, "{part}");
         assert!(dies || status.success(), "{part}");
     }
@@ -212,7 +212,7 @@ fn writing_where_another_peer_writes_stops_the_writer_only() {
 
 #[test]
 fn too_few_file_descriptors_are_an_error_and_leave_none_behind() {
-    let status = process::run("few fds");
+    let status = process::spawn("few fds").wait().unwrap();
     assert!(status.success(), "{status}");
 }
 

@@ -131,7 +131,9 @@ const TRUNCATED: &str = "a region's unsealed file truncated under traffic";
 fn t13_truncated_file() {
     let cases = harness::cases(60);
     let seed = harness::seed();
-    let status = process::run(&format!("guarded {cases} {seed}"));
+    let status = process::spawn(&format!("guarded {cases} {seed}"))
+        .wait()
+        .unwrap();
     let failures = u64::from(!status.success());
     harness::report("T13", TRUNCATED, None, cases, failures);
 }
@@ -141,7 +143,12 @@ fn control_t13_truncated_file() {
     let cases = harness::cases(60).min(10);
     let seed = harness::seed();
     let failures = (0..cases)
-        .filter(|case| !process::run(&format!("bare 1 {}", seed + case)).success())
+        .filter(|case| {
+            !process::spawn(&format!("bare 1 {}", seed + case))
+                .wait()
+                .unwrap()
+                .success()
+        })
         .count() as u64;
     harness::report("T13", TRUNCATED, Some("the fault guard"), cases, failures);
 }
@@ -150,7 +157,7 @@ fn control_t13_truncated_file() {
 #[test]
 fn a_bus_error_elsewhere_still_kills() {
     use std::os::unix::process::ExitStatusExt;
-    let status = process::run("elsewhere");
+    let status = process::spawn("elsewhere").wait().unwrap();
     assert_eq!(status.signal(), Some(libc::SIGBUS), "{status}");
 }
 

@@ -2,18 +2,10 @@
 
 use std::process::Child;
 use std::process::Command;
-use std::process::ExitStatus;
 use std::process::Stdio;
 
-/// Runs the ignored test `child` of this same executable with `job` in its
+/// Starts the ignored test `child` of this same executable with `job` in its
 /// environment.
-#[expect(clippy::allow_attributes, reason = "each test file uses its part")]
-#[allow(dead_code)]
-pub(crate) fn run(job: &str) -> ExitStatus {
-    spawn(job).wait().unwrap()
-}
-
-/// Starts it.
 pub(crate) fn spawn(job: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--ignored", "--nocapture"])
