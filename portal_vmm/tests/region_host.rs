@@ -15,11 +15,24 @@ use hv_shmem::header::Header;
 use hv_shmem::layout::HEADER_AT;
 use hv_shmem::layout::PeerId;
 use hv_shmem::mem::SharedMem;
+use portal_device::BarBacking;
+use portal_device::BarInfo;
+use portal_device::BarKind;
+use portal_device::Device;
+use portal_device::Effect;
+use portal_device::Effects;
+use portal_device::Input;
+use portal_device::RestoreError;
+use portal_device::Saved;
+use portal_device::SavedState;
+use portal_device::inspect::Node;
 use portal_resources::DeniedWrites;
 use portal_resources::FixedRegionHandle;
+use portal_resources::HandleOf;
 use portal_resources::IvshmemV1Handle;
 use portal_resources::PciDevice;
 use portal_resources::RegionHandle;
+use portal_resources::ResolveError;
 use portal_resources::Resource;
 use portal_vmm::FaultKind;
 use portal_vmm::Join;
@@ -28,7 +41,9 @@ use portal_vmm::Outcome;
 use portal_vmm::Partition;
 use portal_vmm::PartitionBuilder;
 use portal_vmm::RegionHost;
+use portal_vmm::ResolvedDevice;
 use portal_vmm::resolvers;
+use portal_vmm::resolvers::DeviceContext;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -79,6 +94,23 @@ image!(
     "mov rax, [rdi + 128]",
     "mov dword ptr [rax + 0x1000], 7",
     "mov eax, 3",
+    "out 0xf4, eax",
+);
+
+// Reads BAR 0 of slot 5 three times through ports CF8h and CFCh and the address
+// found there; exits with the last value.
+image!(
+    read_thrice,
+    "mov edx, 0xCF8",
+    "mov eax, 0x80002810",
+    "out dx, eax",
+    "mov edx, 0xCFC",
+    "in eax, dx",
+    "and eax, 0xFFFFFFF0",
+    "mov ebx, eax",
+    "mov eax, [rbx]",
+    "mov eax, [rbx]",
+    "mov eax, [rbx]",
     "out 0xf4, eax",
 );
 
@@ -225,6 +257,166 @@ fn mistakes_in_handles_are_named() {
         error.to_string().contains("there are: ivshmem-v1"),
         "{error}"
     );
+}
+
+/// A device that this crate has never heard of: reads count up.
+struct Tally {
+    gpa: u64,
+    step: u64,
+    reads: u64,
+    bars: [BarInfo; 1],
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TallyHandle {
+    step: u64,
+}
+
+impl HandleOf<PciDevice> for TallyHandle {
+    const ID: &'static str = "tally";
+}
+
+impl Device for Tally {
+    fn step(&mut self, input: Input, effects: &mut Effects) {
+        match input {
+            Input::ConfigRead { offset: 0x10, .. } => effects.answer(self.gpa),
+            Input::ConfigWrite {
+                offset: 0x10,
+                value,
+                ..
+            } => self.gpa = u64::from(value),
+            Input::Attach => effects.push(Effect::Trap {
+                bar: 0,
+                gpa: self.gpa,
+                len: 4096,
+            }),
+            Input::BarRead { .. } => {
+                self.reads += self.step;
+                effects.answer(self.reads);
+            }
+            _ => {}
+        }
+    }
+
+    fn bars(&self) -> &[BarInfo] {
+        &self.bars
+    }
+
+    fn save(&self) -> Saved {
+        Saved::Never("a test")
+    }
+
+    fn restore(&mut self, _: &SavedState, _: &mut Effects) -> Result<(), RestoreError> {
+        Err(RestoreError::WrongDevice {
+            found: 0,
+            expected: 1,
+        })
+    }
+
+    fn inspect(&self) -> Node {
+        Node::new().with("reads", self.reads)
+    }
+
+    fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
+        visit("reads", self.reads);
+    }
+}
+
+fn tally(handle: TallyHandle, context: &mut DeviceContext) -> Result<ResolvedDevice, ResolveError> {
+    Ok(ResolvedDevice {
+        name: format!("tally of {}", context.partition),
+        device: Box::new(Tally {
+            gpa: 0,
+            step: handle.step,
+            reads: 0,
+            bars: [BarInfo {
+                bar: 0,
+                len: 4096,
+                kind: BarKind::Memory32,
+                backing: BarBacking::Registers,
+            }],
+        }),
+        slot: Some(5),
+        region: None,
+        fabric: None,
+        member: None,
+    })
+}
+
+#[test]
+fn a_device_joins_by_one_registered_resolver() {
+    let Some(hypervisor) = hypervisor() else {
+        return;
+    };
+    let mut resolvers = resolvers::standard().unwrap();
+    resolvers.register(tally).unwrap();
+    let resource: Resource<PciDevice> =
+        serde_json::from_str(r#"{"id":"tally","handle":{"step":7}}"#).unwrap();
+    let builder = partition("counting", read_thrice());
+    let builder = builder
+        .resource(&resource, &resolvers, &RegionHost::new())
+        .unwrap();
+    let guest = started(&hypervisor, builder, 0);
+    assert_eq!(guest.wait(PATIENCE), Some(Outcome::Exited(21)));
+    let device = guest.device("tally of counting").unwrap();
+    assert_eq!(device.inspect().unwrap().to_string(), "reads: 21\n");
+    assert_eq!(guest.stats().devices[0].counters[0], ("reads", 21));
+}
+
+#[test]
+fn partitions_come_and_go_at_once_without_a_deadlock() {
+    let Some(hypervisor) = hypervisor() else {
+        return;
+    };
+    let regions = regions(16);
+    let controller = regions
+        .join("lake", &Join::host("controller", Some(0), 2))
+        .unwrap();
+    let (done, all) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (hypervisor, regions, done) = (&hypervisor, &regions, done.clone());
+            scope.spawn(move || {
+                for round in 0..12 {
+                    let image = match round % 3 {
+                        0 => ring_then_exit(),
+                        1 => ring_then_halt(),
+                        _ => ring_peer_0(),
+                    };
+                    let name = format!("p{thread}-{round}");
+                    let guest = started(
+                        hypervisor,
+                        with_ivshmem(partition(&name, image), regions),
+                        50,
+                    );
+                    if guest.pause().is_ok() {
+                        let _ = guest.resume();
+                    }
+                    let _ = guest.ready();
+                    match round % 4 {
+                        0 => drop(guest),
+                        1 => assert!(guest.stop().is_ok()),
+                        _ => drop(guest.wait(Duration::from_millis(2))),
+                    }
+                }
+                done.send(()).unwrap();
+            });
+        }
+        for _ in 0..4 {
+            if all.recv_timeout(2 * PATIENCE).is_err() {
+                // Waiting for the threads would hang with them.
+                eprintln!("deadlock: not all threads came to their end");
+                std::process::abort();
+            }
+        }
+    });
+    for peer in 1..16 {
+        assert!(
+            controller.doorbell(PeerId(peer), 0).is_none(),
+            "peer {peer} has left"
+        );
+    }
 }
 
 #[test]
