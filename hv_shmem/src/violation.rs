@@ -42,7 +42,13 @@ pub enum Violation {
         /// The highest possible value (inclusive, modulo 2^64).
         high: u64,
     },
-    /// An answer that belongs to no call.
+    /// An answer when no call is waiting for one.
+    #[error("answer to {found:#x}, and no call is waiting for one")]
+    Unasked {
+        /// The `user_data` found.
+        found: u64,
+    },
+    /// An answer that belongs to another call than the oldest.
     #[error("answer to {found:#x}, the oldest call is {expected:#x}")]
     Answer {
         /// The `user_data` found.

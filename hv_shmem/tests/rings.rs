@@ -583,3 +583,33 @@ fn copies_are_exact_at_every_offset() {
     assert!(mem.window(u64::MAX, 2).is_err());
     assert!(mem.window(4, 8).is_err());
 }
+
+#[test]
+fn an_answer_without_a_call_poisons() {
+    let calls = place_of(RingKind::Upcall, RingLayout::Inline, 2);
+    let answers = place_of(RingKind::Complete, RingLayout::Inline, 2);
+    let mut server = CompleteSender::new(answers.clone()).unwrap();
+    let mut caller = UpcallCaller::pair(calls, answers).unwrap();
+    let unasked = CompleteEntry {
+        user_data: 5,
+        ..CompleteEntry::default()
+    };
+    server.try_send(&unasked).unwrap();
+    let refused = UpcallError::Poisoned(Violation::Unasked { found: 5 });
+    assert_eq!(caller.poll(), Err(refused));
+    assert_eq!(caller.start(&UpcallEntry::default()), Err(refused));
+}
+
+#[test]
+fn a_call_does_not_take_an_earlier_ones_answer() {
+    for (mut caller, mut server) in both_carriers() {
+        caller.start(&UpcallEntry::default()).unwrap();
+        let clock = Steps(Cell::new(0));
+        let call = UpcallEntry::default();
+        assert_eq!(caller.call(&call, &clock), Err(UpcallError::Busy));
+        caller.abandon(7);
+        server.try_recv().unwrap().unwrap();
+        server.answer(&CompleteEntry::default()).unwrap();
+        assert_eq!(caller.poll(), Ok(None));
+    }
+}

@@ -362,4 +362,9 @@ impl SharedMem for MappedMem {
     fn prefetch(&self, at: u64) {
         self.raw.prefetch(at);
     }
+
+    #[inline(always)]
+    fn prefetch_write(&self, at: u64) {
+        self.raw.prefetch_write(at);
+    }
 }

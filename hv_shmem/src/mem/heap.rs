@@ -162,4 +162,9 @@ impl SharedMem for HeapMem {
     fn prefetch(&self, at: u64) {
         self.raw.prefetch(at);
     }
+
+    #[inline(always)]
+    fn prefetch_write(&self, at: u64) {
+        self.raw.prefetch_write(at);
+    }
 }

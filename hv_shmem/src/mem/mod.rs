@@ -132,6 +132,8 @@ pub trait SharedMem: Clone {
     }
     /// Asks for the cache line at `at`; only a hint.
     fn prefetch(&self, _at: u64) {}
+    /// Asks for the cache line at `at`, to write there; only a hint.
+    fn prefetch_write(&self, _at: u64) {}
 }
 
 /// Shared memory that has an address, and so can hold a futex word.

@@ -189,4 +189,21 @@ impl SharedMem for RawMem {
         #[cfg(not(target_arch = "x86_64"))]
         let _ = at;
     }
+
+    #[inline(always)]
+    fn prefetch_write(&self, at: u64) {
+        #[cfg(target_arch = "x86_64")]
+        if at < self.len {
+            // SAFETY: a hint; the address is inside the range.
+            unsafe {
+                core::arch::asm!(
+                    "prefetchw [{}]",
+                    in(reg) self.base.add(at as usize),
+                    options(nostack, preserves_flags),
+                );
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
 }

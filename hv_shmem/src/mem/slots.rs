@@ -51,6 +51,12 @@ impl<M: SharedMem> Slots<M> {
         self.size
     }
 
+    /// The binary logarithm of [`slot_size`](Self::slot_size).
+    #[inline(always)]
+    pub fn shift(&self) -> u32 {
+        self.shift
+    }
+
     /// Number of slots.
     #[inline(always)]
     pub fn count(&self) -> u64 {
@@ -181,6 +187,17 @@ impl<M: SharedMem> Slots<M> {
         let total = self.count().wrapping_shl(self.shift);
         assert!(len as u64 <= total, "run longer than the ring");
         (offset, len.min((total - offset) as usize))
+    }
+
+    /// Asks for the cache lines of `bytes` bytes from a slot on, to write them;
+    /// only a hint. Rounds down to whole lines of 64 bytes.
+    #[inline(always)]
+    pub fn prefetch_write(&self, position: u64, bytes: u64) {
+        let last = self.count().wrapping_shl(self.shift) - 1;
+        let first = self.offset(position);
+        for line in 0..bytes / 64 {
+            self.mem.prefetch_write((first + line * 64) & last);
+        }
     }
 
     #[inline(always)]

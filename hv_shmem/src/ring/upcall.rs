@@ -98,6 +98,9 @@ pub enum UpcallError {
     /// Every slot holds a call that has not been answered.
     #[error("as many calls are outstanding as the ring has slots")]
     Full,
+    /// A call started before is waiting for its answer.
+    #[error("a call started before is waiting for its answer")]
+    Busy,
     /// The deadline passed. The server may still carry the call out.
     #[error("no answer within {budget_ns} ns")]
     DeadlineExpired {
@@ -129,6 +132,9 @@ enum Calls<M> {
 #[derive(Debug)]
 pub struct UpcallCaller<M> {
     calls: Calls<M>,
+    /// Calls started whose answers have not come.
+    outstanding: u64,
+    /// How many of those, the oldest, were given up.
     abandoned: u64,
     expired: u64,
     poison: Option<Violation>,
@@ -161,6 +167,7 @@ impl<M: SharedMem> UpcallCaller<M> {
     fn over(calls: Calls<M>) -> Self {
         Self {
             calls,
+            outstanding: 0,
             abandoned: 0,
             expired: 0,
             poison: None,
@@ -201,7 +208,10 @@ impl<M: SharedMem> UpcallCaller<M> {
             }
         };
         match sent {
-            Ok(position) => Ok(position),
+            Ok(position) => {
+                self.outstanding = self.outstanding.saturating_add(1);
+                Ok(position)
+            }
             Err(SendError::Poisoned(v)) => Err(v.into()),
             Err(SendError::Full | SendError::TooLong { .. }) => Err(UpcallError::Full),
         }
@@ -224,16 +234,34 @@ impl<M: SharedMem> UpcallCaller<M> {
             };
             match taken {
                 Ok(None) => return Ok(None),
-                Ok(Some(_)) if self.abandoned > 0 => self.abandoned -= 1,
-                Ok(Some(_)) => return Ok(Some(CompleteEntry::from_bytes(&bytes))),
+                Ok(Some(_)) if self.outstanding == 0 => {
+                    let found = CompleteEntry::from_bytes(&bytes).user_data;
+                    return Err(self.poison(Violation::Unasked { found }));
+                }
+                Ok(Some(_)) if self.abandoned > 0 => {
+                    self.abandoned -= 1;
+                    self.outstanding -= 1;
+                }
+                Ok(Some(_)) => {
+                    self.outstanding -= 1;
+                    return Ok(Some(CompleteEntry::from_bytes(&bytes)));
+                }
                 Err(RecvError::Poisoned(v)) => return Err(v.into()),
             }
         }
     }
 
-    /// Gives up the oldest `calls` calls: their answers will be dropped.
+    /// Gives up the oldest `calls` calls that have not been given up: their
+    /// answers will be dropped.
     pub fn abandon(&mut self, calls: u64) {
-        self.abandoned = self.abandoned.saturating_add(calls);
+        let all = self.abandoned.saturating_add(calls);
+        self.abandoned = all.min(self.outstanding);
+    }
+
+    #[cold]
+    fn poison(&mut self, v: Violation) -> UpcallError {
+        self.poison = Some(v);
+        v.into()
     }
 
     /// After [`start`](Self::start): says whether the server sleeps and wants
@@ -246,8 +274,8 @@ impl<M: SharedMem> UpcallCaller<M> {
     }
 
     /// Makes one call and spins for its answer, at most `entry.budget_ns`
-    /// nanoseconds by `clock` beyond its first few looks. Needs no other call to be
-    /// outstanding. The server must be spinning too; for a server that may sleep
+    /// nanoseconds by `clock` beyond its first few looks. No call started with
+    /// [`start`](Self::start) may be waiting for its answer. The server must be spinning too; for a server that may sleep
     /// use [`start`](Self::start), [`flush`](Self::flush), its doorbell and
     /// [`poll`](Self::poll).
     ///
@@ -259,6 +287,9 @@ impl<M: SharedMem> UpcallCaller<M> {
         entry: &UpcallEntry,
         clock: &C,
     ) -> Result<CompleteEntry, UpcallError> {
+        if self.outstanding != self.abandoned {
+            return Err(UpcallError::Busy);
+        }
         self.start(entry)?;
         // The clock is first read after the first looks: a fast answer does not
         // pay for it.
@@ -290,12 +321,10 @@ impl<M: SharedMem> UpcallCaller<M> {
         answer: CompleteEntry,
     ) -> Result<CompleteEntry, UpcallError> {
         if answer.user_data != entry.user_data {
-            let v = Violation::Answer {
+            return Err(self.poison(Violation::Answer {
                 found: answer.user_data,
                 expected: entry.user_data,
-            };
-            self.poison = Some(v);
-            return Err(v.into());
+            }));
         }
         Ok(answer)
     }
