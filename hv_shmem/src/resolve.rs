@@ -73,6 +73,9 @@ impl<M: SharedMem> SpanResolver<M> {
     /// [`SpanError`].
     #[inline]
     pub fn resolve(&mut self, span: &PortalSpan, access: Access) -> Result<SpanView<M>, SpanError> {
+        if !self.rights.has(Rights::READ) {
+            return Err(SpanError::NoRight { peer: self.me.0 });
+        }
         if span.section == COMMON_SECTION {
             return self.resolve_common(span, access);
         }

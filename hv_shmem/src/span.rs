@@ -16,7 +16,8 @@ use crate::mem::SharedMem;
 pub const SPAN_BYTES: usize = 32;
 
 /// The value of [`PortalSpan::section`] that names the common section. No arena
-/// lies there: such a span has generation 0 and is checked for bounds only.
+/// lies there: such a span has generation 0, starts at a multiple of 8, and is
+/// checked for bounds only.
 pub const COMMON_SECTION: u16 = 0xFFFF;
 
 /// The name of some bytes in a region, as it travels between peers.
@@ -179,6 +180,12 @@ pub enum SpanError {
     NotGranted {
         /// Offset in the span.
         offset: u64,
+        /// The peer that resolved.
+        peer: u16,
+    },
+    /// The peer that resolves may not read in this region.
+    #[error("peer {peer} has no right to read")]
+    NoRight {
         /// The peer that resolved.
         peer: u16,
     },

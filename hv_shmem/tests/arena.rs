@@ -2,6 +2,9 @@
 //! recovery, and what a scribbled or hostile section can do.
 #![cfg(not(feature = "loom"))]
 
+#[path = "harness/random.rs"]
+mod random;
+
 use hv_shmem::arena::Arena;
 use hv_shmem::arena::ArenaError;
 use hv_shmem::arena::ArenaFault;
@@ -27,6 +30,7 @@ use hv_shmem::ring::RingPlace;
 use hv_shmem::span::Access;
 use hv_shmem::span::PortalSpan;
 use hv_shmem::span::SpanError;
+use random::Random;
 
 const OWNER: PeerId = PeerId(3);
 const FRIEND: PeerId = PeerId(5);
@@ -560,4 +564,53 @@ fn a_span_is_resolved_from_single_fetches() {
     let seen = watched.resolve(&block, FRIEND, Access::Read);
     assert!(matches!(seen, Err(SpanError::StaleGeneration { .. })));
     assert_eq!(ledger.twice(), 8, "the page's word and nothing else");
+}
+
+#[test]
+fn any_words_are_recovered_to_an_arena_that_works() {
+    let mut random = Random(7);
+    for _ in 0..400 {
+        let (mem, old, _view) = arena(40 << 10);
+        for _ in 0..random.below(60) {
+            let _ = old.alloc(random.below(9000));
+        }
+        drop(old);
+        let window = mem.window(OFFSET, 40 << 10).expect("inside");
+        for _ in 0..1 + random.below(200) {
+            // Behind the header: page words, block words, and bytes.
+            let at = match random.below(3) {
+                0 => 8 + random.below(9),
+                1 => 512 * (1 + random.below(9)) + random.below(64),
+                _ => 8 + random.below((40 << 10) / 8 - 8),
+            };
+            let generation = match random.below(3) {
+                0 => 0xFFFF_FFFF - random.below(4),
+                _ => random.below(9),
+            };
+            let holder = [0, 1, 2, 0xFFF, 0xFFE, 4][random.below(6) as usize];
+            let extent = (random.next() >> random.below(64)) & 0xF_FFFF;
+            let word = generation | holder << 32 | extent << 44;
+            window.store_u64(at * 8, word, Ordering::Relaxed);
+        }
+        let (arena, recovered) = Arena::recover_boxed(place(&mem, 2)).expect("a header");
+        let clean = check(&window, Some(2), false, |fault| panic!("{fault}"));
+        let clean = clean.expect("an arena");
+        assert_eq!(clean.live_spans, recovered.census.live_spans);
+        let mut spans = Vec::new();
+        arena.for_each_live(|span, _| spans.push(span));
+        assert_eq!(spans.len() as u64, clean.live_spans);
+        while let Ok(span) = arena.alloc(random.below(5000)) {
+            spans.push(span);
+        }
+        spans.sort_unstable_by_key(|span| span.offset);
+        for pair in spans.windows(2) {
+            assert!(pair[0].offset + pair[0].length.max(1) <= pair[1].offset);
+        }
+        for span in spans {
+            assert!(span.offset + span.length <= mem.len());
+            arena.free(&span).expect("ours");
+        }
+        let occupancy = arena.occupancy();
+        assert_eq!(occupancy.blocks_out, 0);
+    }
 }

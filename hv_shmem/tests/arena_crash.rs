@@ -15,7 +15,9 @@ mod random;
 
 use hv_shmem::arena::Arena;
 use hv_shmem::arena::ArenaPlace;
+use hv_shmem::arena::BoxedArena;
 use hv_shmem::arena::Magazine;
+use hv_shmem::arena::PageState;
 use hv_shmem::arena::ReturnClaim;
 use hv_shmem::arena::check;
 use hv_shmem::layout::PeerId;
@@ -201,12 +203,8 @@ fn case(random: &mut Random) -> Option<&'static str> {
 /// One step; gives the offset of the span it is about.
 fn step(
     random: &mut Random,
-    arena: &Arena<Mortal, Box<[hv_shmem::arena::PageState]>>,
-    magazine: &mut Magazine<
-        Mortal,
-        Box<[hv_shmem::arena::PageState]>,
-        &Arena<Mortal, Box<[hv_shmem::arena::PageState]>>,
-    >,
+    arena: &BoxedArena<Mortal>,
+    magazine: &mut Magazine<Mortal, Box<[PageState]>, &BoxedArena<Mortal>>,
     spans: &mut Spans,
 ) -> Option<u64> {
     let byte = random.next() as u8;

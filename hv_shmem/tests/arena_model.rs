@@ -109,20 +109,20 @@ mod whole {
 
     #[test]
     fn t4_spans_of_one_mapping() {
-        let cases = harness::cases(100_000);
+        let cases = harness::cases(20_000);
         harness::report("T4", WHAT, None, cases, flat(cases));
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn t4_spans_of_read_only_sections() {
-        let cases = harness::cases(100_000);
+        let cases = harness::cases(20_000);
         harness::report("T4", WHAT_READ_ONLY, None, cases, read_only(cases));
     }
 
     #[test]
     fn t4_a_section_that_a_peer_scribbles_into() {
-        let cases = harness::cases(100_000);
+        let cases = harness::cases(20_000);
         harness::report("T4", WHAT_SCRIBBLED, None, cases, scribbled(cases));
     }
 
@@ -179,7 +179,7 @@ mod whole {
 #[cfg(feature = "negative_control_generation")]
 #[test]
 fn control_t4_generation() {
-    let cases = harness::cases(100_000);
+    let cases = harness::cases(20_000);
     let guard = Some("retiring blocks whose generations have run out");
     harness::report("T4", WHAT, guard, cases, flat(cases));
 }
@@ -188,7 +188,7 @@ fn control_t4_generation() {
 #[cfg(all(feature = "negative_control_stale", target_os = "linux"))]
 #[test]
 fn control_t4_stale() {
-    let cases = harness::cases(100_000);
+    let cases = harness::cases(20_000);
     let guard = Some("generation check");
     harness::report("T4", WHAT_READ_ONLY, guard, cases, read_only(cases));
 }
@@ -197,7 +197,7 @@ fn control_t4_stale() {
 #[cfg(feature = "negative_control_returns")]
 #[test]
 fn control_t4_returns() {
-    let cases = harness::cases(100_000);
+    let cases = harness::cases(20_000);
     let guard = Some("check of what is returned");
     harness::report("T4", WHAT_SCRIBBLED, guard, cases, scribbled(cases));
 }

@@ -124,7 +124,7 @@ fn paint(view: &SpanView<HeapMem>, byte: u8, len: u64) {
 #[cfg(not(feature = "negative_control_residue"))]
 #[test]
 fn t19_residual_data() {
-    let cases = harness::cases(10_000);
+    let cases = harness::cases(5_000);
     harness::report("T19", WHAT, None, cases, run(cases));
 }
 
@@ -132,6 +132,6 @@ fn t19_residual_data() {
 #[cfg(feature = "negative_control_residue")]
 #[test]
 fn control_t19_residue() {
-    let cases = harness::cases(10_000);
+    let cases = harness::cases(5_000);
     harness::report("T19", WHAT, Some("zeroing"), cases, run(cases));
 }

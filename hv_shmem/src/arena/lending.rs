@@ -210,7 +210,9 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
     }
 
     /// Takes back everything that is lent to `peer`, which has died: says how
-    /// many spans that were. Looks at every page of the arena.
+    /// many spans that were. Do this before a successor with the same number is
+    /// granted anything: by its number it holds what its predecessor held. Looks at
+    /// every page of the arena.
     pub fn reclaim(&self, peer: PeerId) -> u64 {
         let mut spans = 0;
         let held = self.lock.lock();

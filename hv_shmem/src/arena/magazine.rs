@@ -48,8 +48,9 @@ struct Stock {
 
 /// One thread's way into an arena.
 ///
-/// `A` is how the thread holds the arena: `&Arena` or `Arc<Arena>`. What is left
-/// in the magazine goes back when it is dropped.
+/// `A` is how the thread holds the arena: `&Arena` or `Arc<Arena>`. What is in a
+/// magazine, no other thread can allocate; it goes back when the magazine is
+/// emptied or dropped.
 #[derive(Debug)]
 pub struct Magazine<M, S, A>
 where

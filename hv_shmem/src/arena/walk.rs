@@ -101,17 +101,17 @@ pub enum ArenaFault {
         /// The word found.
         word: u64,
     },
-    /// A block is in an older generation than its page: an old span could
-    /// resolve again.
-    #[error("page {page}, granule {slot}: generation {found}, the page is at {floor}")]
+    /// A block is in an older generation than its page (an old span could
+    /// resolve again), or in one that no block or slab page can be in.
+    #[error("page {page}, granule {slot}: generation {found}, the limit is {floor}")]
     Generation {
         /// Number of the page.
         page: u32,
         /// Granule in the page.
         slot: u32,
-        /// The block's generation.
+        /// The generation found.
         found: u32,
-        /// The page's generation.
+        /// The page's generation, or the last one of all.
         floor: u32,
     },
 }
@@ -204,7 +204,16 @@ fn page_fault(word: Word, page: u32, pages: u32) -> Option<(ArenaFault, Word)> {
         let class = word.0 >> 44;
         return match word.class() {
             None => Some((ArenaFault::UnknownClass { page, class }, ended(word))),
-            Some(_) => None,
+            Some(_) => {
+                let found = word.generation();
+                let fault = ArenaFault::Generation {
+                    page,
+                    slot: 0,
+                    found,
+                    floor: RETIRED,
+                };
+                (found & 1 == 1 || found >= RETIRED).then(|| (fault, ended(word)))
+            }
         };
     }
     let block = block_fault(word, page, 0, u64::MAX, 0);
