@@ -6,6 +6,7 @@ use crate::exit;
 use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
+use portal_vmm::Sandbox;
 use std::path::PathBuf;
 
 /// Virtual machines that share memory and ring each other.
@@ -120,6 +121,20 @@ pub(crate) struct Confinement {
     /// Run guests without seccomp and Landlock. For debugging only.
     #[arg(long)]
     pub(crate) no_sandbox: bool,
+}
+
+impl Confinement {
+    /// The fences; says so aloud where there are none.
+    pub(crate) fn sandbox(&self) -> Sandbox {
+        if !self.no_sandbox {
+            return Sandbox::default();
+        }
+        eprintln!(
+            "WARNING: no sandbox. A guest that breaks out of its partition has every right \
+             of this user."
+        );
+        Sandbox::OFF
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -112,3 +112,16 @@ fn files_that_cannot_be_sent_are_input_errors() {
         assert!(ran.err.contains(told), "{ran:?}");
     }
 }
+
+#[test]
+fn without_a_sandbox_it_says_so_aloud() {
+    if !can_run() {
+        return;
+    }
+    let _cores = CORES.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("f"), "letters").unwrap();
+    let ran = portal_in(folder.path(), &["demo", "--file", "f", "--no-sandbox"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.err.contains("WARNING: no sandbox"), "{ran:?}");
+}

@@ -22,6 +22,7 @@ use portal_vmm::Outcome;
 use portal_vmm::Partition;
 use portal_vmm::PartitionBuilder;
 use portal_vmm::RegionHost;
+use portal_vmm::Sandbox;
 use portal_vmm::SharedRegion;
 use portal_vmm::resolvers;
 use portal_vmm::resolvers::DeviceContext;
@@ -51,10 +52,12 @@ pub struct GuestSpec {
     pub deadline: Duration,
     /// Whether its doorbells may take the kernel's path.
     pub kernel_doorbells: bool,
+    /// The fences around its threads.
+    pub sandbox: Sandbox,
 }
 
 impl GuestSpec {
-    /// 16 MiB, floating, silent, ten minutes, kernel doorbells.
+    /// 16 MiB, floating, silent, ten minutes, kernel doorbells, every fence.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -63,6 +66,7 @@ impl GuestSpec {
             console: Console::Discard,
             deadline: Duration::from_secs(600),
             kernel_doorbells: true,
+            sandbox: Sandbox::default(),
         }
     }
 
@@ -162,6 +166,7 @@ impl Party {
             .console(spec.console)
             .deadline(spec.deadline)
             .kernel_doorbells(spec.kernel_doorbells)
+            .sandbox(spec.sandbox)
             .pin(spec.cpu.into_iter().collect::<Vec<_>>())
             .device(device)
             .build(kvm)?;

@@ -16,6 +16,7 @@ use portal_host::HostError;
 use portal_host::StreamOptions;
 use portal_host::Streamed;
 use portal_vmm::Kvm;
+use portal_vmm::Sandbox;
 use serde::Serialize;
 use std::fs::File;
 use std::path::Path;
@@ -78,8 +79,8 @@ pub(super) fn open(path: &Path) -> Result<Source, Failure> {
 ///
 /// # Errors
 /// [`Kind::Failed`] when the hashes differ, else as [`super::run`].
-pub(super) fn run(kvm: &Kvm, mut source: Source, json: bool) -> Outcome {
-    let mut pair = Pair::start(kvm)?;
+pub(super) fn run(kvm: &Kvm, sandbox: Sandbox, mut source: Source, json: bool) -> Outcome {
+    let mut pair = Pair::start(kvm, sandbox)?;
     let bar = bar(source.bytes);
     let sent = send(&mut pair, &mut source, &bar);
     bar.finish_and_clear();

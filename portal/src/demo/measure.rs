@@ -20,6 +20,7 @@ use portal_host::Answer;
 use portal_host::HostError;
 use portal_vmm::Kvm;
 use portal_vmm::PartitionStats;
+use portal_vmm::Sandbox;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -54,10 +55,10 @@ struct Samples {
 ///
 /// # Errors
 /// [`crate::exit::Kind::Host`], `Guest`, `Deadline`.
-pub(crate) fn run(kvm: &Kvm) -> Result<Report, Failure> {
+pub(crate) fn run(kvm: &Kvm, sandbox: Sandbox) -> Result<Report, Failure> {
     let progress = progress();
     progress.set_message("starting two partitions");
-    let mut pair = Pair::start(kvm)?;
+    let mut pair = Pair::start(kvm, sandbox)?;
     let measured = measure(&mut pair, &progress);
     progress.finish_and_clear();
     let report = measured.map_err(|e| pair.explain(&e))?;

@@ -26,10 +26,11 @@ pub(crate) fn run(args: &cli::Demo) -> Outcome {
     if let Some(path) = &args.file {
         // The file first: what is wrong with it does not depend on the host.
         let source = file::open(path)?;
-        return file::run(&doctor::open_kvm()?, source, args.json);
+        let kvm = doctor::open_kvm()?;
+        return file::run(&kvm, args.confinement.sandbox(), source, args.json);
     }
     let kvm = doctor::open_kvm()?;
-    let report = measure::run(&kvm)?;
+    let report = measure::run(&kvm, args.confinement.sandbox())?;
     if args.json {
         return print::json(&report);
     }

@@ -10,6 +10,7 @@ use portal_host::Party;
 use portal_resources::RegionHandle;
 use portal_vmm::Kvm;
 use portal_vmm::Outcome;
+use portal_vmm::Sandbox;
 
 /// Bytes of the region: room for a few spans of 1 MiB in each section.
 const REGION: u64 = 64 << 20;
@@ -30,14 +31,18 @@ pub(crate) struct Pair {
 
 impl Pair {
     /// Starts both, each on a core of its own.
-    pub(crate) fn start(kvm: &Kvm) -> Result<Self, Failure> {
+    pub(crate) fn start(kvm: &Kvm, sandbox: Sandbox) -> Result<Self, Failure> {
         let region = RegionHandle {
             max_peers: PEERS,
             common: COMMON,
             ..RegionHandle::new("demo", REGION)
         };
         let [one, two] = baseline::cores();
-        let specs = vec![GuestSpec::new("A").on(one), GuestSpec::new("B").on(two)];
+        let guest = |name: &str, cpu| GuestSpec {
+            sandbox,
+            ..GuestSpec::new(name).on(cpu)
+        };
+        let specs = vec![guest("A", one), guest("B", two)];
         let party = Party::start(kvm, &region, specs).map_err(|e| failure(&e))?;
         let [a, b] = party.guests.as_slice() else {
             return Err(Failure::new(Kind::Failed, "the demo needs two partitions"));

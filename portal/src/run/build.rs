@@ -33,6 +33,7 @@ use portal_vmm::Partition;
 use portal_vmm::PartitionBuilder;
 use portal_vmm::RegionAttachment;
 use portal_vmm::RegionHost;
+use portal_vmm::Sandbox;
 use portal_vmm::VmmError;
 use portal_vmm::Writable;
 use portal_vmm::resolvers;
@@ -73,6 +74,7 @@ pub(super) fn build(
     kvm: &Kvm,
     config: &Config,
     folder: &Path,
+    sandbox: Sandbox,
     stop: &Stop,
 ) -> Result<Built, Failure> {
     let regions = RegionHost::new();
@@ -96,7 +98,7 @@ pub(super) fn build(
     }
     let mut starting = Vec::new();
     for partition in &config.partitions {
-        starting.push(assemble(kvm, partition, &regions, folder)?);
+        starting.push(assemble(kvm, partition, &regions, folder, sandbox)?);
     }
     for mut assembled in starting {
         assembled.partition.start().map_err(|e| vmm(&e))?;
@@ -152,6 +154,7 @@ fn assemble(
     config: &config::Partition,
     regions: &RegionHost,
     folder: &Path,
+    sandbox: Sandbox,
 ) -> Result<Assembled, Failure> {
     let name = &config.name.value;
     let image = match &config.guest {
@@ -174,6 +177,7 @@ fn assemble(
         .vcpus(config.vcpus.value as u32)
         .ram(config.ram.value)
         .cmdline(cmdline)
+        .sandbox(sandbox)
         .console(Console::stdout(format!("{name}| ")))
         .deadline(Duration::MAX);
     let agent_region = match &config.guest {

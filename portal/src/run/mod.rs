@@ -46,7 +46,7 @@ pub(crate) fn run(args: &cli::Run) -> Outcome {
     let kvm = doctor::open_kvm()?;
     let stop = Stop::listen()?;
     let folder = args.file.parent().unwrap_or(Path::new(""));
-    let mut built = build::build(&kvm, &config, folder, &stop)?;
+    let mut built = build::build(&kvm, &config, folder, args.confinement.sandbox(), &stop)?;
     let worked = tasks::await_agents(&mut built).and_then(|()| tasks::run(&config, &mut built));
     if worked.is_ok() && !args.until_done && !stop.asked() {
         print::line("running; Ctrl-C stops");
