@@ -614,3 +614,24 @@ fn any_words_are_recovered_to_an_arena_that_works() {
         assert_eq!(occupancy.blocks_out, 0);
     }
 }
+
+#[test]
+fn a_run_that_fits_is_found_behind_many_that_do_not() {
+    let (_mem, arena, _view) = arena(8 << 20);
+    // Runs of 33..39 pages share a list. Make many of 33 free, one of 38, and
+    // keep them apart.
+    let mut spans = Vec::new();
+    for i in 0..40 {
+        let pages = if i == 3 { 38 } else { 33 };
+        spans.push(arena.alloc(pages * 4096).expect("room"));
+        arena.alloc(4096).expect("room");
+    }
+    while arena.alloc(40 * 4096).is_ok() {}
+    while arena.alloc(4096).is_ok() {}
+    // The longer one first, so that it ends up last in the list.
+    arena.free(&spans.remove(3)).expect("ours");
+    for span in &spans {
+        arena.free(span).expect("ours");
+    }
+    arena.alloc(37 * 4096).expect("there is one");
+}

@@ -17,13 +17,50 @@
 //! * **Threads**: an [`Arena`] may be shared by the threads of its peer. Each
 //!   takes a [`Magazine`], which allocates and frees short spans without a lock
 //!   or a locked instruction.
-//! * **Generations**: a word a block ([`word`]). It only grows; a block whose
+//! * **Generations**: a word a block (module `word`). It only grows; a block whose
 //!   generation would wrap is retired until the next epoch.
 //! * **Residue**: [`Arena::alloc`] hands out zeros. For data that is written in
 //!   full anyway, [`Arena::alloc_unfilled`] and [`Arena::fill`] zero nothing but
 //!   name nothing that was not filled either.
 //! * **Death**: [`Arena::reclaim`] takes back what a dead receiver held. A dead
 //!   owner's spans are stale by epoch at once, whatever its section says.
+//!
+//! ```
+//! # #[cfg(all(feature = "std", not(feature = "loom")))]
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use hv_shmem::arena::{Arena, ArenaPlace, ArenaView, Magazine, ReturnClaim};
+//! use hv_shmem::layout::PeerId;
+//! use hv_shmem::mem::HeapMem;
+//! use hv_shmem::span::Access;
+//!
+//! let (owner, friend) = (PeerId(0), PeerId(1));
+//! // In a region, `OwnSection::arena` and `PortalRegion::arena_view` do this.
+//! let mem = HeapMem::new(1 << 20);
+//! let place = ArenaPlace { mem, offset: 0, region: 7, owner, epoch: 1 };
+//! let view = ArenaView::new(place.clone())?;
+//! let arena = Arena::format_boxed(place)?;
+//!
+//! let mut magazine = Magazine::new(&arena);
+//! let draft = magazine.alloc_unfilled(4096)?;
+//! arena.view(&draft)?.write(0, b"hello")?;
+//! let span = arena.fill(&draft, 5)?;
+//! arena.grant(&span, friend)?;
+//!
+//! // At the other peer, from the bytes of a ring slot:
+//! let seen = view.resolve(&span, friend, Access::Read)?;
+//! let mut hello = [0; 5];
+//! seen.read(0, &mut hello)?;
+//! assert_eq!(&hello, b"hello");
+//! let claim = ReturnClaim::new(&span).ok_or("no block")?;
+//!
+//! // And home again; the old name is stale.
+//! assert_eq!(arena.take_claims(friend, &[claim]).spans, 1);
+//! assert!(view.resolve(&span, friend, Access::Read).is_err());
+//! # Ok(())
+//! # }
+//! # #[cfg(not(all(feature = "std", not(feature = "loom"))))]
+//! # fn main() {}
+//! ```
 //!
 //! Distrusted: everything that a receiver returns, and (on flat backings, where
 //! others could write it) every word in the section itself: the owner decides by

@@ -15,6 +15,7 @@ use super::pages::NIL;
 use super::pages::PageState;
 use super::pages::Shape;
 use super::runs::Runs;
+use super::runs::Search;
 use super::sync::AtomicU32;
 use super::sync::AtomicU64;
 use super::sync::Lock;
@@ -379,10 +380,12 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
     /// Takes a run of `pages` pages; its kind is `Run` then.
     fn take_run(&self, pages: u32, held: &Locked<'_>) -> Option<u32> {
         let states = self.states.as_ref();
-        self.runs.take(states, pages, held).or_else(|| {
-            self.trim(held);
-            self.runs.take(states, pages, held)
-        })
+        self.runs
+            .take(states, pages, Search::Full, held)
+            .or_else(|| {
+                self.trim(held);
+                self.runs.take(states, pages, Search::Full, held)
+            })
     }
 
     /// Gives a run back that nothing names any more.

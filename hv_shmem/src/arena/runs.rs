@@ -2,7 +2,8 @@
 //!
 //! A two-level index as in TLSF, over whole pages: lengths below 8 pages have a
 //! list each, longer ones four lists a power of two. Taking and giving touch a
-//! bounded number of pages whatever the arena's size.
+//! bounded number of pages whatever the arena's size; only when nothing else is
+//! left is a whole list searched.
 //!
 //! Works on private records only; every page number here is this crate's own.
 
@@ -16,8 +17,17 @@ use super::sync::Ordering::Relaxed;
 
 /// Lists: 8 exact ones and 4 for each power of two up to 2^26 pages.
 const BINS: usize = 8 + 4 * 24;
-/// Entries looked at in a list whose runs may be too short.
-const TRIES: usize = 16;
+/// How hard to look for a run in a list whose runs may be too short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Search {
+    /// At a few of them.
+    Quick,
+    /// At all of them: there is nothing else left.
+    Full,
+}
+
+/// Entries that a quick search looks at.
+const TRIES: u32 = 16;
 
 /// The heads of the lists of free runs.
 #[derive(Debug)]
@@ -60,8 +70,14 @@ impl Runs {
     }
 
     /// Takes `len` pages: the number of the first, whose kind is now `Run`.
-    pub(crate) fn take(&self, pages: &[PageState], len: u32, held: &Locked<'_>) -> Option<u32> {
-        let (first, found) = self.find(pages, len, held)?;
+    pub(crate) fn take(
+        &self,
+        pages: &[PageState],
+        len: u32,
+        search: Search,
+        held: &Locked<'_>,
+    ) -> Option<u32> {
+        let (first, found) = self.find(pages, len, search, held)?;
         self.unlink(pages, first, found, held);
         if found > len {
             self.link(pages, first + len, found - len, held);
@@ -95,7 +111,13 @@ impl Runs {
         self.link(pages, first, len, held);
     }
 
-    fn find(&self, pages: &[PageState], len: u32, held: &Locked<'_>) -> Option<(u32, u32)> {
+    fn find(
+        &self,
+        pages: &[PageState],
+        len: u32,
+        search: Search,
+        held: &Locked<'_>,
+    ) -> Option<(u32, u32)> {
         let run = |first: u32| match pages.get(first as usize)?.kind() {
             Kind::FreeHead(n) if n >= len => Some((first, n)),
             _ => None,
@@ -106,7 +128,12 @@ impl Runs {
         }
         // Shorter and longer runs share the list of `len` itself.
         let mut at = self.heads.get(bin_of(len))?.load(Relaxed);
-        for _ in 0..TRIES {
+        let tries = match search {
+            Search::Quick => TRIES,
+            // No list is longer than there are pages.
+            Search::Full => pages.len() as u32,
+        };
+        for _ in 0..tries {
             if let Some(found) = run(at) {
                 return Some(found);
             }

@@ -8,6 +8,7 @@ use super::pages::Claimant;
 use super::pages::Kind;
 use super::pages::NIL;
 use super::pages::PageState;
+use super::runs::Search;
 use super::sync::Locked;
 use super::word::RETIRED;
 use super::word::Word;
@@ -117,7 +118,9 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
     /// Makes a slab page of a free page.
     fn cut(&self, class: Class, held: &Locked<'_>) -> Option<u32> {
         for _ in 0..TRIES {
-            let page = self.runs.take(self.states.as_ref(), 1, held)?;
+            let page = self
+                .runs
+                .take(self.states.as_ref(), 1, Search::Quick, held)?;
             let state = self.states.as_ref().get(page as usize)?;
             let head = Granule::new(page, 0);
             let found = self.window.load(head).generation();
