@@ -1,0 +1,305 @@
+//! QEMU's ivshmem server protocol over a [`Switchboard`], as a state machine that
+//! knows no socket: clients come and go, and for each there is a next message.
+//!
+//! Specification: QEMU, `docs/specs/ivshmem-spec`, "Interrupt via eventfd: the
+//! client-server protocol", protocol version 0. The server sends, the client
+//! listens: version, the client's id, the memory, the bells of every other peer,
+//! its own bells; later the bells of newcomers, and the bare ids of those who are
+//! gone.
+//!
+//! Distrusted: clients. One that sends a byte breaks the protocol
+//! ([`Server::spoke`]); one that does not read its welcome in time, or lets a
+//! message wait too long, is overdue ([`Server::overdue`]). Both lose their place.
+//! What a client costs is fixed when it is let in: nothing is queued for it
+//! (its state is one message, the bells of one peer, and the
+//! switchboard's inbox, which is bounded by the number of ids).
+//!
+//! Left out: sockets, fds (a bell is any `B`), the clock (times are durations
+//! since a start that the caller chooses).
+//!
+//! # Example
+//!
+//! ```
+//! use hv_shmem::host_pages::HostPages;
+//! use hv_shmem::layout::RegionSpec;
+//! use hv_shmem::mem::HeapMem;
+//! use hv_shmem::name::Name;
+//! use portal_ivshmem_server::{Limits, Server};
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let name = Name::new("lake")?;
+//! let spec = RegionSpec::new(name, 1 << 20, 4);
+//! let pages = HostPages::format(HeapMem::new(1 << 20), &spec, uuid::Uuid::from_u128(7))?;
+//! let mut server = Server::new(Limits::default());
+//! server.add_region(pages)?;
+//!
+//! let client = server.connect(&name, vec!["its bell"], Duration::ZERO)?;
+//! let mut numbers = Vec::new();
+//! while let Some(message) = server.next(client) {
+//!     numbers.push(message.number);
+//!     server.sent(client);
+//! }
+//! assert_eq!(numbers, [0, 0, -1, 0], "version, id, memory, its own bell");
+//! # Ok(())
+//! # }
+//! ```
+
+mod client;
+mod message;
+
+pub use message::MEMORY;
+pub use message::Message;
+pub use message::Passed;
+pub use message::VERSION;
+
+use client::Client;
+use client::Welcome;
+use hv_shmem::host_pages::HostPages;
+use hv_shmem::layout::PeerId;
+use hv_shmem::mem::SharedMem;
+use hv_shmem::name::Name;
+use hv_shmem::peers::PeerKind;
+use hv_shmem::peers::Rights;
+use portal_device::Counter;
+use portal_device::inspect::Node;
+use portal_switchboard::Admission;
+use portal_switchboard::AdmissionError;
+use portal_switchboard::Policy;
+use portal_switchboard::RegionError;
+use portal_switchboard::Switchboard;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What clients may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// What the switchboard may grow to.
+    pub board: portal_switchboard::Limits,
+    /// How long a newcomer may take to read what it is welcomed with. QEMU reads
+    /// it before its guest starts, within milliseconds; a client that connects
+    /// and reads nothing must not keep an id for ever.
+    pub welcome: Duration,
+    /// How long one message may wait for a client to make room. A QEMU that is
+    /// stopped in a debugger has its socket's buffer and then this long.
+    pub stall: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            board: portal_switchboard::Limits {
+                // Peers times vectors at most: what ids and Windows' driver allow.
+                vectors_per_region: 1024 * 64,
+                ..portal_switchboard::Limits::default()
+            },
+            welcome: Duration::from_secs(10),
+            stall: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Names a client; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u64);
+
+/// Why a client lost its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// It closed its end, or died.
+    #[error("it left")]
+    Closed,
+    /// It sent something.
+    #[error("it sent bytes, and the protocol has none from a client")]
+    Spoke,
+    /// It did not read its welcome.
+    #[error("it did not read its first messages within {} ms", limit.as_millis())]
+    Silent {
+        /// How long it had.
+        limit: Duration,
+    },
+    /// It let a message wait.
+    #[error("it let a message wait for {} ms", limit.as_millis())]
+    Stalled {
+        /// How long it had.
+        limit: Duration,
+    },
+}
+
+/// A client that is no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Departure {
+    /// The region that it was in.
+    pub region: Name,
+    /// The id that it had.
+    pub peer: PeerId,
+    /// Why it is gone.
+    pub why: Lost,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    spoke: Counter,
+    overdue: Counter,
+}
+
+/// Regions, and the clients of their compatibility sockets.
+#[derive(Debug)]
+pub struct Server<M, B> {
+    board: Switchboard<M, B>,
+    clients: BTreeMap<ClientId, Client<B>>,
+    born: u64,
+    limits: Limits,
+    counters: Counters,
+}
+
+impl<M: SharedMem, B: Clone> Server<M, B> {
+    /// No regions, no clients.
+    pub fn new(limits: Limits) -> Self {
+        Server {
+            board: Switchboard::new(limits.board),
+            clients: BTreeMap::new(),
+            born: 0,
+            limits,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Serves a region. Its ids are given from 0 up, as QEMU's server does.
+    ///
+    /// # Errors
+    /// [`RegionError`].
+    pub fn add_region(&mut self, pages: HostPages<M>) -> Result<Name, RegionError> {
+        self.board.add_region(pages, Policy::default())
+    }
+
+    /// Lets a client into a region, with the bells that it hears on, at the time
+    /// `now`. The others have something to be sent from now on.
+    ///
+    /// # Errors
+    /// [`AdmissionError`]; nothing has changed then.
+    pub fn connect(
+        &mut self,
+        region: &Name,
+        bells: Vec<B>,
+        now: Duration,
+    ) -> Result<ClientId, AdmissionError> {
+        let id = ClientId(self.born);
+        self.born = self.born.saturating_add(1);
+        let name = Name::new(&format!("client-{}", id.0)).map_err(|_| AdmissionError::Full {
+            region: *region,
+            first: PeerId(0),
+            last: u16::MAX,
+        })?;
+        let admission = Admission {
+            name,
+            kind: PeerKind::Partition,
+            rights: Rights::ALL,
+            id: None,
+            bells: bells.clone(),
+        };
+        let key = self.board.admit(region, admission)?;
+        let until = now.saturating_add(self.limits.welcome);
+        self.clients.insert(id, Client::new(key, bells, until));
+        Ok(id)
+    }
+
+    /// The message that this client is to be sent now, the same one until
+    /// [`Self::sent`]; `None` when there is none.
+    pub fn next(&mut self, client: ClientId) -> Option<&Message<B>> {
+        self.clients.get_mut(&client)?.next(&mut self.board)
+    }
+
+    /// The message went out whole.
+    pub fn sent(&mut self, client: ClientId) {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.sent();
+        }
+    }
+
+    /// The message could not go out: the client's buffer is full.
+    pub fn blocked(&mut self, client: ClientId, now: Duration) {
+        if let Some(client) = self.clients.get_mut(&client) {
+            client.blocked.get_or_insert(now);
+        }
+    }
+
+    /// The client has read all that was sent to it.
+    pub fn caught_up(&mut self, client: ClientId) {
+        if let Some(client) = self.clients.get_mut(&client)
+            && client.is_settled()
+        {
+            client.welcome = Welcome::Taken;
+        }
+    }
+
+    /// The client closed its end, or cannot be reached.
+    pub fn closed(&mut self, client: ClientId) -> Option<Departure> {
+        self.part(client, Lost::Closed)
+    }
+
+    /// The client sent something: it loses its place.
+    pub fn spoke(&mut self, client: ClientId) -> Option<Departure> {
+        self.counters.spoke.bump();
+        self.part(client, Lost::Spoke)
+    }
+
+    /// A client that has had its time, if there is one: it loses its place. Call
+    /// again until `None`.
+    pub fn overdue(&mut self, now: Duration) -> Option<(ClientId, Departure)> {
+        let (welcome, stall) = (self.limits.welcome, self.limits.stall);
+        let (id, why) = self.clients.iter().find_map(|(id, client)| {
+            let silent = matches!(client.welcome, Welcome::Until(end) if now >= end);
+            let stalled = client
+                .blocked
+                .is_some_and(|since| now.saturating_sub(since) >= stall);
+            match (silent, stalled) {
+                (true, _) => Some((*id, Lost::Silent { limit: welcome })),
+                (false, true) => Some((*id, Lost::Stalled { limit: stall })),
+                (false, false) => None,
+            }
+        })?;
+        self.counters.overdue.bump();
+        self.part(id, why).map(|departure| (id, departure))
+    }
+
+    /// Clients whose time is running: their welcome is not known to be read, or
+    /// a message waits for them.
+    pub fn running_out(&self) -> impl Iterator<Item = ClientId> {
+        self.clients
+            .iter()
+            .filter(|(_, c)| c.welcome != Welcome::Taken || c.blocked.is_some())
+            .map(|(id, _)| *id)
+    }
+
+    /// Region and peer id of a client.
+    pub fn place(&self, client: ClientId) -> Option<(Name, PeerId)> {
+        let key = self.clients.get(&client)?.key;
+        Some((key.region, key.peer))
+    }
+
+    /// Clients of all regions.
+    pub fn clients(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// The tree that `portal top` and `portal inspect` show.
+    pub fn inspect(&self) -> Node {
+        self.board
+            .inspect()
+            .with("clients", self.clients.len() as u64)
+            .with("spoke", self.counters.spoke.get())
+            .with("overdue", self.counters.overdue.get())
+    }
+
+    fn part(&mut self, client: ClientId, why: Lost) -> Option<Departure> {
+        let key = self.clients.remove(&client)?.key;
+        // A key from this table is live until here: only this takes it out.
+        let _ = self.board.gone(&key);
+        Some(Departure {
+            region: key.region,
+            peer: key.peer,
+            why,
+        })
+    }
+}
