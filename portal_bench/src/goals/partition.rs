@@ -122,7 +122,12 @@ pub(super) fn bulk(bench: &Bench, spec: &GoalSpec) -> Result<Measured, BenchErro
     let baseline = Contender::new("write-read stream of 1 MiB buffers", || {
         stream.sample(&pair, TOTAL / u64::from(SPAN))
     });
-    bench.contest(spec, Against::Contender(1), 2, vec![portal, baseline, handed])
+    bench.contest(
+        spec,
+        Against::Contender(1),
+        2,
+        vec![portal, baseline, handed],
+    )
 }
 
 /// Goal 102: a partition with RAM, region and device, from nothing to its first
@@ -313,7 +318,9 @@ fn trapped(kvm: &Kvm, bench: &Bench) -> Result<String, BenchError> {
             "{each:.2} exits for each trapped doorbell: the count misses some"
         )));
     }
-    Ok(format!("with the kernel's path off, the same count is {each:.2}"))
+    Ok(format!(
+        "with the kernel's path off, the same count is {each:.2}"
+    ))
 }
 
 /// Exits to user space so far: the VMM's count and the kernel's.

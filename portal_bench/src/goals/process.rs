@@ -191,7 +191,9 @@ pub(super) fn contender(
                     patience.spin()?;
                 }
                 if got != sent {
-                    return Err(BenchError::Broken("the child answered something else".into()));
+                    return Err(BenchError::Broken(
+                        "the child answered something else".into(),
+                    ));
                 }
                 Ok(())
             })?;
