@@ -22,10 +22,8 @@ use crate::hv::StopCause;
 use crate::listener;
 use crate::listener::Listening;
 use crate::platform::Resources;
-use hv_shmem::doorbell::Bell;
 use hv_shmem::doorbell::Doorbell;
 use hv_shmem::doorbell::EventFd;
-use hv_shmem::doorbell::Heard;
 use hv_shmem::layout::PeerId;
 use portal_device::Access;
 use portal_device::Counter;
@@ -38,7 +36,6 @@ use portal_device::StopReason;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A device and what its binding may reach on its behalf: what a resolver makes
 /// of a handle.
@@ -210,7 +207,7 @@ impl Binding {
         let mut vector = 0u16;
         while let Some(bell) = self.own_bell(vector) {
             let idle = !self.routes.contains_key(&vector) && !self.listening.contains_key(&vector);
-            if idle && matches!(bell.wait(Some(Duration::ZERO)), Ok(Heard::Rang)) {
+            if idle && matches!(bell.take(), Ok(true)) {
                 self.step(Input::Rung { vector }, on)?;
             }
             let Some(next) = vector.checked_add(1) else {

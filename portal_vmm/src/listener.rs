@@ -11,9 +11,7 @@ use crate::VmmError;
 use crate::partition::Shared;
 use crate::sandbox;
 use crate::sandbox::ThreadKind;
-use hv_shmem::doorbell::Bell;
 use hv_shmem::doorbell::EventFd;
-use hv_shmem::doorbell::Heard;
 use portal_device::Input;
 use rustix::event::epoll;
 use rustix::io::Errno;
@@ -25,7 +23,6 @@ use std::sync::MutexGuard;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::Weak;
-use std::time::Duration;
 
 /// Bytes of the thread's stack.
 const STACK: usize = 128 << 10;
@@ -193,7 +190,7 @@ impl Target {
             return;
         };
         if let Some(shared) = owner.upgrade()
-            && matches!(self.bell.wait(Some(Duration::ZERO)), Ok(Heard::Rang))
+            && matches!(self.bell.take(), Ok(true))
         {
             let vector = self.vector;
             if let Err(cause) = shared.platform.tell(self.device, Input::Rung { vector }) {

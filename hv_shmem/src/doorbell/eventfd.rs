@@ -17,6 +17,8 @@ use rustix::event::PollFd;
 use rustix::event::PollFlags;
 use rustix::event::Timespec;
 use rustix::io::Errno;
+use rustix::io::ReadWriteFlags;
+use std::io::IoSliceMut;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
@@ -53,6 +55,22 @@ impl EventFd {
         rustix::io::fcntl_dupfd_cloexec(&self.0, 0)
             .map(Self)
             .map_err(|e| os("fcntl", e))
+    }
+
+    /// Takes what has rung since the last time, if anything has. Never sleeps,
+    /// also when another reader comes in between.
+    ///
+    /// # Errors
+    /// [`DoorbellError::Os`].
+    pub fn take(&self) -> Result<bool, DoorbellError> {
+        let mut count = [0; 8];
+        let mut bufs = [IoSliceMut::new(&mut count)];
+        // An eventfd has no position: -1 says so.
+        match rustix::io::preadv2(&self.0, &mut bufs, u64::MAX, ReadWriteFlags::NOWAIT) {
+            Ok(_) => Ok(true),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            Err(e) => Err(os("preadv2 of an eventfd", e)),
+        }
     }
 
     /// Sleeps until readable, the time is up, or a signal has been handled.
@@ -108,7 +126,8 @@ impl Bell for EventFd {
                 Polled::TimedOut => return Ok(Heard::TimedOut),
                 // Nothing is readable: a read would sleep without a limit.
                 Polled::Interrupted => return Ok(Heard::Rang),
-                Polled::Readable => {}
+                // Another reader may have been faster: spurious, not a sleep.
+                Polled::Readable => return self.take().map(|_| Heard::Rang),
             }
         }
         let mut count = [0; 8];
@@ -135,5 +154,22 @@ fn os(what: &'static str, e: Errno) -> DoorbellError {
     DoorbellError::Os {
         what,
         errno: e.raw_os_error(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taking_never_sleeps_and_takes_all_rings_at_once() {
+        let bell = EventFd::new().unwrap();
+        assert!(!bell.take().unwrap());
+        bell.ring().unwrap();
+        bell.ring().unwrap();
+        assert!(bell.take().unwrap());
+        assert!(!bell.take().unwrap());
+        let heard = bell.wait(Some(Duration::ZERO)).unwrap();
+        assert_eq!(heard, Heard::TimedOut);
     }
 }

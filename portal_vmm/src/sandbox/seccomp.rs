@@ -59,7 +59,8 @@ const RUNTIME: [i64; 21] = [
 ];
 
 /// Draining an event, and handing one to the listener.
-const DEVICES: [i64; 4] = [
+const DEVICES: [i64; 5] = [
+    libc::SYS_preadv2,
     libc::SYS_read,
     libc::SYS_poll,
     libc::SYS_ppoll,
