@@ -381,7 +381,7 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
     fn take_run(&self, pages: u32, held: &Locked<'_>) -> Option<u32> {
         let states = self.states.as_ref();
         self.runs
-            .take(states, pages, Search::Full, held)
+            .take(states, pages, Search::Quick, held)
             .or_else(|| {
                 self.trim(held);
                 self.runs.take(states, pages, Search::Full, held)
