@@ -67,7 +67,9 @@ pub trait HvPartition: Send + Sync {
     /// thread of ours in between. Returns a handle for [`HvPartition::disconnect`].
     ///
     /// # Errors
-    /// [`VmmError::Hypervisor`]; [`VmmError::Missing`] without irqfd.
+    /// [`VmmError::Hypervisor`], also where there is no irqfd (look at
+    /// [`Capabilities::irqfd`] first); [`VmmError::Missing`] when every route is
+    /// taken.
     fn connect(
         &self,
         event: BorrowedFd<'_>,
@@ -96,7 +98,8 @@ pub trait HvPartition: Send + Sync {
     /// instead of leaving the guest.
     ///
     /// # Errors
-    /// [`VmmError::Hypervisor`]; [`VmmError::Missing`] without ioeventfd.
+    /// [`VmmError::Hypervisor`], also where there is no ioeventfd (look at
+    /// [`Capabilities::ioeventfd`] first).
     fn route_doorbell(&self, gpa: u64, value: u32, event: BorrowedFd<'_>) -> Result<(), VmmError>;
 
     /// Undoes [`HvPartition::route_doorbell`].

@@ -16,6 +16,45 @@
 //! # Ok::<(), portal_vmm::VmmError>(())
 //! ```
 //!
+//! Two partitions on one region, with doorbells, and host code as a third peer:
+//!
+//! ```no_run
+//! use portal_resources::{IvshmemV1Handle, PciDevice, RegionHandle, Resource};
+//! use portal_vmm::{Image, Join, Kvm, PartitionBuilder, RegionHost, resolvers};
+//! # fn image() -> Image { unimplemented!() }
+//!
+//! let hypervisor = Kvm::open()?;
+//! let regions = RegionHost::new();
+//! regions.create(&RegionHandle::new("lake", 64 << 20))?;
+//! let host = regions.join("lake", &Join::host("controller", Some(0), 2))?;
+//!
+//! let device = Resource::<PciDevice>::new(&IvshmemV1Handle::new("lake"))?;
+//! let resolvers = resolvers::standard()?;
+//! let mut partitions = Vec::new();
+//! for name in ["a", "b"] {
+//!     let mut partition = PartitionBuilder::new(name, image())
+//!         .resource(&device, &resolvers, &regions)?
+//!         .build(&hypervisor)?;
+//!     partition.start()?;
+//!     partitions.push(partition);
+//! }
+//! let shared = host.region().mapping().mem(); // for `hv_shmem`
+//! # let _ = shared;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # How the parts hang together
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`hv`], [`kvm`] | what is asked of a hypervisor, and KVM's answer |
+//! | `builder`, `boot`, `firmware` | from a configuration to a partition that could run |
+//! | `partition`, `vcpu_thread`, `watchdog` | its life, its threads, its deadline |
+//! | `platform`, `address_map`, `pci`, `console` | what a guest's accesses meet |
+//! | `binding`, `fabric`, `listener` | effects of devices; doorbells |
+//! | `region`, `region_host`, [`resolvers`] | regions, their members, devices from handles |
+//! | `sandbox` | what a thread may still do |
+//!
 //! Guests are distrusted, by each other and by this crate: whatever one does, it
 //! can end its own run and nothing else. The host's kernel is trusted.
 

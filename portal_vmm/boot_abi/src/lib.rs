@@ -20,7 +20,8 @@
 //! | `XCR0` | [`BootInfo::xcr0`]: x87, SSE and what the host has of AVX and AVX-512 |
 //! | GDT | at [`GDT_GPA`], selectors below; no IDT (limit 0), no TSS, no LDT |
 //! | paging | identity, 2 MiB or 1 GiB pages, writable and open to ring 3, over RAM, ECAM, the 32-bit BAR window, the APICs, and each GiB of the 64-bit window that holds a region or a BAR |
-//! | local APIC | enabled in xAPIC mode at [`LAPIC_GPA`]; `X2APIC` is offered by CPUID |
+//! | local APIC | on in xAPIC mode at [`LAPIC_GPA`], its software-enable bit (SVR) clear; x2APIC is offered by CPUID |
+//! | PCI | a host bridge at 00:00.0, devices from slot 1 on; BARs assigned, memory decoding and bus mastering on, MSI-X off; the interrupt line register holds the I/O APIC input of INTx (16 + slot mod 8) |
 //!
 //! All vCPUs start at the same entry and tell themselves apart by
 //! [`BootInfo::vcpu_index`]; there is no INIT/SIPI dance to do.

@@ -16,7 +16,9 @@ use seccompiler::SeccompFilter;
 use seccompiler::SeccompRule;
 use seccompiler::TargetArch;
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 const KVM_RUN: u64 = 0xAE80;
 
@@ -77,7 +79,7 @@ const LISTENER: [i64; 3] = [
 /// Puts the filter for this kind of thread in place, for good.
 pub(super) fn apply(kind: ThreadKind, denied: Denied) -> Result<(), VmmError> {
     let filter = filter(kind, denied)?;
-    seccompiler::apply_filter(filter).map_err(|error| failed(&error))
+    seccompiler::apply_filter(&filter).map_err(|error| failed(&error))
 }
 
 fn failed(error: &dyn std::error::Error) -> VmmError {
@@ -87,24 +89,21 @@ fn failed(error: &dyn std::error::Error) -> VmmError {
     }
 }
 
+/// What a filter depends on: a process that forks needs its own.
+type Key = (ThreadKind, Denied, u32);
+
 /// Filters are made once a process.
-fn filter(kind: ThreadKind, denied: Denied) -> Result<&'static BpfProgram, VmmError> {
-    static FILTERS: [[OnceLock<BpfProgram>; 2]; 3] = [const { [const { OnceLock::new() }; 2] }; 3];
-    let [vcpu, deadline, listener] = &FILTERS;
-    let [refuse, kill] = match kind {
-        ThreadKind::Vcpu => vcpu,
-        ThreadKind::Deadline => deadline,
-        ThreadKind::Listener => listener,
-    };
-    let made = match denied {
-        Denied::Refuse => refuse,
-        Denied::Kill => kill,
-    };
-    if let Some(program) = made.get() {
-        return Ok(program);
+fn filter(kind: ThreadKind, denied: Denied) -> Result<Arc<BpfProgram>, VmmError> {
+    static MADE: Mutex<Vec<(Key, Arc<BpfProgram>)>> = Mutex::new(Vec::new());
+    let key = (kind, denied, std::process::id());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, program)) = made.iter().find(|(of, _)| *of == key) {
+        return Ok(program.clone());
     }
     let program = compile(kind, denied).map_err(|error| failed(&error))?;
-    Ok(made.get_or_init(|| program))
+    let program = Arc::new(program);
+    made.push((key, program.clone()));
+    Ok(program)
 }
 
 fn compile(kind: ThreadKind, denied: Denied) -> Result<BpfProgram, seccompiler::BackendError> {
