@@ -21,6 +21,31 @@
 //! [`WaitMode::Adaptive`] learns how long answers take and spins about twice
 //! that, never longer than a wake costs ([`MAX_SPIN_NS`]).
 //!
+//! ```
+//! use hv_shmem::doorbell::{Doorbell, EventFd};
+//! use hv_shmem::ring::{InlineReceiver, InlineSender, RingKind, RingLayout, RingPlace};
+//! use hv_shmem::wait::{MonotonicClock, WaitMode, Waiter};
+//!
+//! let place = RingPlace::on_heap(RingKind::Stream, RingLayout::Inline, 64, 16)?;
+//! let mut sender = InlineSender::new(place.clone())?;
+//! let mut receiver = InlineReceiver::new(place)?;
+//! let bell = EventFd::new()?;
+//! let doorbell = bell.try_clone()?;
+//! std::thread::spawn(move || {
+//!     sender.try_send(b"hello").unwrap();
+//!     if sender.flush().must_ring {
+//!         doorbell.ring().unwrap();
+//!     }
+//! });
+//!
+//! let mut waiter = Waiter::new(WaitMode::Adaptive, MonotonicClock::new());
+//! let mut message = [0; 56];
+//! while receiver.try_recv(&mut message)?.is_none() {
+//!     waiter.wait(&mut receiver, &bell, None)?;
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Distrusted: the peer may never make progress and may ring without reason. The
 //! waiter's own timeout bounds both.
 

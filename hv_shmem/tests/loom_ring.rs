@@ -194,13 +194,13 @@ fn inline_wakes_receiver() {
     });
 }
 
-#[cfg(not(feature = "negative_control_fence"))]
+#[cfg(not(feature = "negative_control_loom_fence"))]
 #[test]
 fn no_wake_is_lost_bulk() {
     bulk_wakes_receiver();
 }
 
-#[cfg(not(feature = "negative_control_fence"))]
+#[cfg(not(feature = "negative_control_loom_fence"))]
 #[test]
 fn no_wake_is_lost_inline() {
     inline_wakes_receiver();
@@ -208,7 +208,7 @@ fn no_wake_is_lost_inline() {
 
 /// What the control runs in a process of its own: a deadlock in a model ends
 /// the process.
-#[cfg(feature = "negative_control_fence")]
+#[cfg(feature = "negative_control_loom_fence")]
 #[test]
 #[ignore = "the control's child; it ends in an abort"]
 fn child() {
@@ -218,7 +218,7 @@ fn child() {
 
 /// Without the fence between arming and looking again, loom finds the order in
 /// which both sides miss each other, and calls it a deadlock.
-#[cfg(feature = "negative_control_fence")]
+#[cfg(feature = "negative_control_loom_fence")]
 #[test]
 fn control_wake_is_lost_without_the_fence() {
     let child = std::process::Command::new(std::env::current_exe().unwrap())
@@ -323,7 +323,7 @@ fn mpsc_reuses_slots() {
     });
 }
 
-#[cfg(not(feature = "negative_control_fence"))]
+#[cfg(not(feature = "negative_control_loom_fence"))]
 #[test]
 fn mpsc_wakes_receiver() {
     model_of_three(|| {

@@ -3,7 +3,7 @@
 //! Everything in this crate that touches a region does so through
 //! [`SharedMem`]: raw pointers, atomics and volatile copies, never a reference.
 //! The same ring, arena and table code therefore runs over a mapping
-//! ([`RawMem`]), a heap ([`HeapMem`]), a loom model ([`LoomMem`], feature `loom`)
+//! ([`RawMem`]), a heap ([`HeapMem`]), a loom model (`LoomMem`, feature `loom`)
 //! and the fetch ledger ([`LedgerMem`]).
 //!
 //! Offsets are bytes from the start of the window. Values are little-endian.

@@ -24,6 +24,25 @@
 //! decides and hands over a [`RingPlace`]); waiting (`wait`); doorbells
 //! (`doorbell`).
 //!
+//! ```
+//! use hv_shmem::ring::{InlineReceiver, InlineSender, RingKind, RingLayout, RingPlace};
+//!
+//! // In a region, `OwnSection::create_ring` and `accept_ring` give the place.
+//! let place = RingPlace::on_heap(RingKind::Stream, RingLayout::Inline, 64, 16)?;
+//! let mut sender = InlineSender::new(place.clone())?;
+//! let mut receiver = InlineReceiver::new(place)?;
+//!
+//! sender.try_send(b"hello")?;
+//! // A receiver that may sleep says so in its own line; then it wants a doorbell.
+//! let _ring_the_doorbell = sender.flush().must_ring;
+//!
+//! let mut message = [0; 56];
+//! assert_eq!(receiver.try_recv(&mut message)?, Some(56));
+//! assert_eq!(&message[..6], b"hello\0");
+//! assert_eq!(receiver.try_recv(&mut message)?, None);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Positions are u64 message counts from 0; they do not wrap within the life of
 //! a machine (2^64 messages at 10^9 a second are 584 years), but all arithmetic
 //! on them is modulo 2^64 all the same, because the peer's words are.

@@ -164,7 +164,7 @@ impl<M: SharedMem> OwnCursor<M> {
             .mem()
             .store_u64(EVENT_INDEX, position, Ordering::Relaxed);
         // Pairs with the fence in `PeerCursor::wake`.
-        if !cfg!(feature = "negative_control_fence") {
+        if !cfg!(feature = "negative_control_loom_fence") {
             self.line.mem().fence(Ordering::SeqCst);
         }
     }
