@@ -33,7 +33,7 @@ pub(crate) fn run(args: &cli::Bench) -> Outcome {
         progress: tell,
     };
     let report = portal_bench::run(&options).map_err(|e| failure(&e))?;
-    show(&report, args.json)?;
+    show(&report, args)?;
     if report.passed() {
         return Ok(());
     }
@@ -47,8 +47,12 @@ fn failure(error: &BenchError) -> Failure {
     Failure::new(Kind::Host, error).hint("see what this host has: portal doctor")
 }
 
-fn show(report: &Report, json: bool) -> Outcome {
-    if !json {
+fn show(report: &Report, args: &cli::Bench) -> Outcome {
+    if args.markdown {
+        print::line(report.markdown().trim_end());
+        return Ok(());
+    }
+    if !args.json {
         print::line(report.table());
         return Ok(());
     }

@@ -222,8 +222,12 @@ pub(crate) struct Bench {
     pub(crate) cores: Option<[usize; 2]>,
 
     /// One JSON object a goal instead of the table.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "markdown")]
     pub(crate) json: bool,
+
+    /// The Guide's page of benchmarks instead of the table.
+    #[arg(long)]
+    pub(crate) markdown: bool,
 }
 
 fn suites() -> Vec<&'static str> {
