@@ -552,3 +552,30 @@ fn hostile_thresholds_do_no_harm() {
         assert_eq!((rings, space_rings), (expected, expected), "{threshold:#x}");
     }
 }
+
+/// On a flat backing another peer can scribble on the senders' reservation word:
+/// a send then succeeds, finds no space or refuses, soon, and inside the ring.
+#[test]
+fn a_scribbled_reservation_word_is_contained() {
+    for slots in [1u64, 2, 8] {
+        let state = State {
+            slots,
+            done: slots,
+            waiting: 0,
+        };
+        for value in boundaries(&state) {
+            let place = place(RingLayout::Inline, slots);
+            let mut tx = MpscSender::new(place.clone()).unwrap();
+            for _ in 0..slots {
+                tx.try_send(&[1]).unwrap();
+            }
+            place.produced.store_u64(0, value, Ordering::Relaxed);
+            for _ in 0..3 {
+                let sent = tx.try_send(&[2]);
+                let refused = matches!(sent, Err(SendError::Full | SendError::Poisoned(_)));
+                assert!(sent.is_ok() || refused, "{value:#x}: {sent:?}");
+            }
+            let _ = tx.flush();
+        }
+    }
+}
