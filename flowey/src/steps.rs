@@ -262,16 +262,14 @@ const LOOM_CONTROL: &str = "negative_control_loom";
 fn loom(tally: &mut Tally) -> anyhow::Result<Ended> {
     let mut found = false;
     for package in workspace::packages()? {
-        let models = package
-            .targets
-            .iter()
-            .filter(|t| t.is("test") && t.name.starts_with("loom"));
-        for model in models {
+        let is_model = |t: &&workspace::Target| t.is("test") && t.name.starts_with("loom");
+        for model in package.targets.iter().filter(is_model) {
             found = true;
             let mut command = cargo(["test", "--release", "--locked"]);
-            command
-                .args(["--package", &package.name, "--test", &model.name])
-                .args(["--features", "loom"]);
+            command.args(["--package", &package.name, "--test", &model.name]);
+            if !model.required_features.is_empty() {
+                command.args(["--features", &model.required_features.join(",")]);
+            }
             if let failed @ Ended::Failed(_) = tests(tally, &mut command)? {
                 return Ok(failed);
             }
