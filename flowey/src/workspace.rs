@@ -39,6 +39,8 @@ pub(crate) struct Target {
     pub name: String,
     /// `lib`, `bin`, `example`, `test`, ...
     pub kind: Vec<String>,
+    /// Its first source file.
+    pub src_path: PathBuf,
     /// The cargo features without which it is not built.
     #[serde(rename = "required-features", default)]
     pub required_features: Vec<String>,

@@ -3,6 +3,7 @@
 
 use super::line;
 use super::line::Line;
+use super::targets;
 use super::threats;
 use crate::process;
 use crate::process::Echo;
@@ -50,14 +51,15 @@ pub(super) enum Verdict {
     Broken(String),
 }
 
-/// Builds all tests in release, and once more with each control feature those of
-/// the crates that have it; returns the harnesses in order of their threats.
+/// Builds all tests in release, and once more, quickly and unoptimised, with each
+/// control feature those that have a control of it; returns the harnesses in order
+/// of their threats.
 ///
 /// # Errors
 /// When something does not build; cargo has said what.
 pub(super) fn find() -> anyhow::Result<Vec<Harness>> {
     let mut found = Vec::new();
-    for artifact in build(&[])? {
+    for artifact in build(&["--workspace".to_owned(), "--release".to_owned()])? {
         found.extend(list(&artifact)?);
     }
     let packages = workspace::packages()?;
@@ -68,8 +70,17 @@ pub(super) fn find() -> anyhow::Result<Vec<Harness>> {
     for feature in features {
         let mut args = Vec::new();
         for package in packages.iter().filter(|p| p.features.contains_key(feature)) {
+            let targets = targets::with_controls(package, feature);
+            if targets.is_empty() {
+                eprintln!("{}: no control uses the feature {feature}", package.name);
+                continue;
+            }
             args.push(format!("--package={}", package.name));
             args.push(format!("--features={}/{feature}", package.name));
+            args.extend(targets);
+        }
+        if args.is_empty() {
+            continue;
         }
         for artifact in build(&args)? {
             // Real runs never come from a build in which a guard can be absent.
@@ -181,14 +192,10 @@ struct Profile {
 fn build(args: &[String]) -> anyhow::Result<Vec<TestExecutable>> {
     let mut command = workspace::cargo([
         "test",
-        "--release",
         "--locked",
         "--no-run",
         "--message-format=json-render-diagnostics",
     ]);
-    if args.is_empty() {
-        command.arg("--workspace");
-    }
     command.args(args);
     let outcome = process::run(&mut command, BUILD_LIMIT, Echo::No)?;
     anyhow::ensure!(outcome.ok(), "failed: {}", process::shown(&command));

@@ -37,6 +37,7 @@
 mod harness;
 mod line;
 mod page;
+mod targets;
 mod threats;
 
 pub(crate) use page::Output;
