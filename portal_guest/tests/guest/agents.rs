@@ -163,6 +163,7 @@ fn a_stream_arrives_whole_whatever_its_size_and_window() {
         (0, 4096, 1, Fill::Pattern, Drain::Hash),
         (1, 4096, 1, Fill::Pattern, Drain::Hash),
         (1_000_003, 4096, 64, Fill::Pattern, Drain::Hash),
+        (1_000_003, 300_001, 2, Fill::Pattern, Drain::Hash),
         (1_000_003, 64, 3, Fill::Nothing, Drain::Count),
         (256 << 20, 1 << 20, 4, Fill::Pattern, Drain::Read),
         // More than the arena holds at once.
@@ -199,12 +200,11 @@ fn pattern_hash(total: u64, span_bytes: u32) -> [u8; 32] {
     let mut seed: u64 = 0;
     while left > 0 {
         let len = left.min(span_bytes.into()) as usize;
-        let mut span = Vec::with_capacity(len + 64);
-        let mut line: u64 = 0;
+        let mut span = Vec::with_capacity(len + 8);
         while span.len() < len {
-            let word = seed.wrapping_add(line.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-            span.extend_from_slice(&[word.to_le_bytes(); 8].concat());
-            line += 1;
+            let block = span.len() as u64 >> 16;
+            let word = seed.wrapping_add(block.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            span.extend_from_slice(&word.to_le_bytes());
         }
         hasher.update(&span[..len]);
         left -= len as u64;
