@@ -148,12 +148,9 @@ fn a_partition_rings_host_code_and_its_end_is_told() {
         .unwrap();
     let other = regions.join("lake", &Join::host("other", None, 1)).unwrap();
     assert_eq!((controller.peer(), other.peer()), (PeerId(0), PeerId(1)));
-    let guest = started(
-        &hypervisor,
-        with_ivshmem(partition("guest", ring_then_exit()), &regions),
-        0,
-    );
+    let builder = with_ivshmem(partition("guest", ring_then_exit()), &regions);
     assert!(controller.doorbell(PeerId(2), 1).is_some());
+    let guest = started(&hypervisor, builder, 0);
     let bell = controller.bell(1).unwrap();
     assert_eq!(bell.wait(Some(PATIENCE)).unwrap(), Heard::Rang);
     assert_eq!(guest.wait(PATIENCE), Some(Outcome::Exited(0)));
