@@ -7,6 +7,7 @@
 use crate::Controller;
 use crate::HostError;
 use hv_shmem::arena::ArenaError;
+use hv_shmem::arena::RETURN_RING;
 use hv_shmem::arena::ReturnReceiver;
 use hv_shmem::backing::MappedMem;
 use hv_shmem::layout::PeerId;
@@ -69,20 +70,36 @@ impl Controller {
     /// Sends everything that `from` gives, to an agent that was told to take a
     /// stream from the host; once for each such command, whose answer is to be
     /// taken before the next one. `sent` is called with each piece of bytes, in order,
-    /// before the agent can see it.
+    /// before the agent can see it. A stream that fails leaves nothing behind: what
+    /// the agent still held is taken back.
     ///
     /// # Errors
     /// [`HostError::Input`], [`HostError::Arena`] when the host's section has no
-    /// room for the window, [`HostError::TooSlow`], [`HostError::Ended`],
+    /// room for one span, [`HostError::TooSlow`], [`HostError::Ended`],
     /// [`HostError::Receive`], [`HostError::OutOfTurn`].
     pub fn stream(
         &mut self,
         to: PeerId,
         from: &mut dyn Read,
         options: StreamOptions,
-        mut sent: impl FnMut(&[u8]),
+        sent: impl FnMut(&[u8]),
     ) -> Result<Streamed, HostError> {
         let mut stream = Stream::open(self, to)?;
+        let result = self.send_all(&mut stream, from, options, sent);
+        if result.is_err() {
+            stream.abandon(self);
+        }
+        result
+    }
+
+    fn send_all(
+        &mut self,
+        stream: &mut Stream,
+        from: &mut dyn Read,
+        options: StreamOptions,
+        mut sent: impl FnMut(&[u8]),
+    ) -> Result<Streamed, HostError> {
+        let to = stream.to;
         self.wait(to, "the start of the stream", options.limit, |this| {
             stream.meet(this)
         })?;
@@ -100,7 +117,18 @@ impl Controller {
                 })?;
             }
             sent(bytes);
-            let span = self.arena.alloc_unfilled(bytes.len() as u64)?;
+            let span = loop {
+                match self.arena.alloc_unfilled(bytes.len() as u64) {
+                    Ok(span) => break span,
+                    // The window is larger than the section: as many as fit.
+                    Err(ArenaError::OutOfMemory { .. }) if stream.under_way > 0 => {
+                        self.wait(to, "room in the arena", options.limit, |this| {
+                            stream.take_back(this)
+                        })?;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            };
             self.arena
                 .view(&span)?
                 .write(0, bytes)
@@ -128,6 +156,17 @@ impl Controller {
 }
 
 impl Stream {
+    /// After a failure: closes the rings, so that no later command finds them, and
+    /// takes every span back.
+    fn abandon(&self, host: &mut Controller) {
+        host.own.close_ring(self.to, STREAM_RING);
+        host.own.leave_ring(self.to, RETURN_RING);
+        host.arena.reclaim(self.to);
+        if let Some(agent) = host.agents.get_mut(&self.to) {
+            agent.streaming = false;
+        }
+    }
+
     fn open(host: &mut Controller, to: PeerId) -> Result<Self, HostError> {
         let agent = host.agents.get_mut(&to).ok_or(HostError::NoSuchAgent(to))?;
         agent.streaming = true;

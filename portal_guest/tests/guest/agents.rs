@@ -337,3 +337,45 @@ fn a_job_with_a_peer_that_does_not_exist_is_refused() {
         other => panic!("{other:?}\n{}", pair.story()),
     }
 }
+
+#[test]
+fn a_window_larger_than_the_sections_and_streams_that_fail_lose_nothing() {
+    let Some(hypervisor) = hypervisor() else {
+        return;
+    };
+    let mut pair = Pair::start(&hypervisor, Plan::default());
+    let bytes = vec![0xA5; 40 << 20];
+    // More spans at once than either section has room for.
+    let wide = StreamOptions {
+        window: 64,
+        ..StreamOptions::default()
+    };
+    // Nobody was told to take these.
+    let hasty = StreamOptions {
+        limit: Duration::from_millis(50),
+        ..wide
+    };
+    for _ in 0..3 {
+        let lost = pair.host.stream(B, &mut bytes.as_slice(), hasty, |_| {});
+        assert!(matches!(lost, Err(HostError::TooSlow { .. })), "{lost:?}");
+        let sink = Command::Sink {
+            from: A,
+            drain: Drain::Hash,
+        };
+        let source = Command::Source {
+            to: B,
+            fill: Fill::Relay,
+            span_bytes: 1 << 20,
+            window: 64,
+            total: 0,
+        };
+        pair.host.send(B, &sink, PATIENCE).unwrap();
+        pair.host.send(A, &source, PATIENCE).unwrap();
+        pair.host
+            .stream(A, &mut bytes.as_slice(), wide, |_| {})
+            .unwrap_or_else(|error| panic!("{error}\n{}", pair.story()));
+        pair.host.answer(A, PATIENCE).unwrap();
+        let taken = pair.host.answer(B, PATIENCE).unwrap();
+        assert_eq!(taken.report.digest, *blake3::hash(&bytes).as_bytes());
+    }
+}
