@@ -3,6 +3,7 @@
 use crate::Report;
 use crate::goal::Direction;
 use crate::report::figure;
+use crate::report::placement;
 use crate::report::verdict;
 use std::fmt::Write;
 
@@ -33,13 +34,13 @@ impl Report {
         writeln!(to, "| date | {} |\n", date(here.unix_time))?;
         writeln!(
             to,
-            "| # | what | baseline | Portal | unit | ratio (min .. max) | better | gate | aim | reached | rounds kept / dropped |"
+            "| # | what | baseline | Portal | unit | ratio (min .. max) | better | gate | aim | reached | cores | rounds kept / dropped |"
         )?;
-        writeln!(to, "|---|---|---|---|---|---|---|---|---|---|---|")?;
+        writeln!(to, "|---|---|---|---|---|---|---|---|---|---|---|---|")?;
         for goal in &self.goals {
             writeln!(
                 to,
-                "| {} | {} | {}: {} | {} | {} | **{}** ({} .. {}) | {} | {} | {} | {} | {} / {} |",
+                "| {} | {} | {}: {} | {} | {} | **{}** ({} .. {}) | {} | {} | {} | {} | {} | {} / {} |",
                 goal.goal,
                 goal.name,
                 goal.baseline_name,
@@ -56,6 +57,7 @@ impl Report {
                 figure(goal.gate),
                 figure(goal.aim),
                 verdict(goal),
+                placement(goal),
                 goal.rounds,
                 goal.dropped,
             )?;

@@ -1,6 +1,7 @@
 //! The report of a run: for programs (one JSON object a goal) and for people.
 
 use crate::Machine;
+use crate::Placement;
 use crate::goal::Goal;
 use crate::goal::Observation;
 use crate::goal::Skipped;
@@ -40,7 +41,7 @@ impl Report {
         Ok(text)
     }
 
-    /// A table for people, 100 columns wide.
+    /// A table for people, 130 columns wide.
     pub fn table(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
@@ -51,13 +52,13 @@ impl Report {
     fn write_table(&self, to: &mut String) -> std::fmt::Result {
         writeln!(
             to,
-            "{:>4}  {:<48} {:>10} {:>10}  {:<14} {:>8} {:>8} {:>8}  {:>2}",
-            "goal", "what / baseline", "baseline", "Portal", "unit", "ratio", "gate", "aim", ""
+            "{:>4}  {:<48} {:>10} {:>10}  {:<14} {:>8} {:>8} {:>8}  reached, cores",
+            "goal", "what / baseline", "baseline", "Portal", "unit", "ratio", "gate", "aim"
         )?;
         for goal in &self.goals {
             writeln!(
                 to,
-                "{:>4}  {:<48} {:>10} {:>10}  {:<14} {:>8} {:>8} {:>8}  {}",
+                "{:>4}  {:<48} {:>10} {:>10}  {:<14} {:>8} {:>8} {:>8}  {}, {}",
                 goal.goal,
                 clip(&format!("{} / {}", goal.name, goal.baseline_name), 48),
                 figure(goal.baseline),
@@ -67,6 +68,7 @@ impl Report {
                 figure(goal.gate),
                 figure(goal.aim),
                 verdict(goal),
+                placement(goal),
             )?;
         }
         if self.goals.iter().any(|goal| goal.latency.is_some()) {
@@ -127,6 +129,15 @@ pub(crate) fn verdict(goal: &Goal) -> &'static str {
         (true, true) => "aim",
         (true, false) => "gate",
         (false, _) => "MISSED",
+    }
+}
+
+/// One word: where the two cores were.
+pub(crate) fn placement(goal: &Goal) -> &'static str {
+    match goal.placement {
+        Placement::Apart => "apart",
+        Placement::Near => "near",
+        Placement::Anywhere => "any",
     }
 }
 

@@ -109,44 +109,73 @@ pub(super) fn inline(bench: &Bench, spec: &GoalSpec) -> Result<Measured, BenchEr
 }
 
 /// Goal 6: the answer overwrites the request in its own line.
+///
+/// Both sides look at one line, so that each look takes it away from the side
+/// that writes. How many spin hints between two looks are best depends on how
+/// far apart the cores are; a short trial before each sample finds out.
 pub(super) fn in_place(bench: &Bench, spec: &GoalSpec) -> Result<Measured, BenchError> {
+    const TRIAL: usize = 100;
     let pair = bench.pair;
     let at = place::fresh(RingLayout::InPlace, 64, CALLS)?;
     let mut caller = Alone(InPlaceCaller::new(at.clone()).map_err(failed)?);
     let mut server = Alone(InPlaceServer::new(at).map_err(failed)?);
     let portal = Contender::new("Portal in-place ring", move || {
-        let (caller, server) = (&mut *caller, &mut *server);
-        let (trips, (), preempted) = pair.run(
-            move |start| {
-                let mut patience = Patience::of("the upcall's answer");
-                let (sent, mut got) = ([7; LINE], [0; LINE]);
-                start.wait()?;
-                let trips = rtt::time(BATCHES, SINGLES, || {
-                    caller.try_call(&sent).map_err(failed)?;
-                    while caller.poll_answer(&mut got).map_err(failed)?.is_none() {
-                        patience.spin()?;
-                    }
-                    Ok(())
-                })?;
-                whole(&sent, &got)?;
-                Ok(trips)
-            },
-            move |start| {
-                let mut patience = Patience::of("the upcall");
-                let mut message = [0; LINE];
-                start.wait()?;
-                for _ in 0..rtt::total(BATCHES, SINGLES) {
-                    while server.try_recv(&mut message).map_err(failed)?.is_none() {
-                        patience.spin()?;
-                    }
-                    server.answer(&message).map_err(failed)?;
-                }
-                Ok(())
-            },
-        )?;
-        Ok(Sample::trips(trips, preempted))
+        let mut best = (f64::INFINITY, 1);
+        for hints in PACES {
+            let ns = calls(pair, &mut caller, &mut server, hints, (TRIAL, 0))?.value;
+            if ns < best.0 {
+                best = (ns, hints);
+            }
+        }
+        calls(pair, &mut caller, &mut server, best.1, (BATCHES, SINGLES))
     });
     bench.contest(spec, Against::C2, 1, vec![portal])
+}
+
+/// Spin hints between two looks that goal 6 tries.
+const PACES: [u32; 2] = [1, 2];
+
+/// Calls answered in place, with `hints` spin hints between looks.
+fn calls(
+    pair: Pair,
+    caller: &mut InPlaceCaller<HeapMem>,
+    server: &mut InPlaceServer<HeapMem>,
+    hints: u32,
+    (batches, singles): (usize, usize),
+) -> Result<Sample, BenchError> {
+    let (trips, (), preempted) = pair.run(
+        move |start| {
+            let mut patience = Patience::of("the upcall's answer");
+            let (sent, mut got) = ([7; LINE], [0; LINE]);
+            start.wait()?;
+            let trips = rtt::time(batches, singles, || {
+                caller.try_call(&sent).map_err(failed)?;
+                while caller.poll_answer(&mut got).map_err(failed)?.is_none() {
+                    for _ in 0..hints {
+                        patience.spin()?;
+                    }
+                }
+                Ok(())
+            })?;
+            whole(&sent, &got)?;
+            Ok(trips)
+        },
+        move |start| {
+            let mut patience = Patience::of("the upcall");
+            let mut message = [0; LINE];
+            start.wait()?;
+            for _ in 0..rtt::total(batches, singles) {
+                while server.try_recv(&mut message).map_err(failed)?.is_none() {
+                    for _ in 0..hints {
+                        patience.spin()?;
+                    }
+                }
+                server.answer(&message).map_err(failed)?;
+            }
+            Ok(())
+        },
+    )?;
+    Ok(Sample::trips(trips, preempted))
 }
 
 /// Goal 17: half the round trip of 8 bytes, as iceoryx2 counts it.

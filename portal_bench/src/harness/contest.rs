@@ -342,7 +342,10 @@ impl Held {
             reached_aim: enough && spec.direction.reaches(ratio.median, spec.aim),
             better: spec.direction,
             baseline_name: spec.baseline.into(),
-            placement,
+            placement: match self.calibrated {
+                true => placement,
+                false => Placement::Anywhere,
+            },
             dropped: self.dropped + self.rounds.len() as u32 - rounds,
             preempted: self.preempted,
             stolen_ms: self.stolen_ms,

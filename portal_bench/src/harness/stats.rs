@@ -53,6 +53,8 @@ pub enum Placement {
     /// Two cores of one cache cluster. A host that never moves them apart gives
     /// only such rounds; they are judged, and marked.
     Near,
+    /// It does not matter, and was not looked at.
+    Anywhere,
 }
 
 /// Judges a sample by the C2 figures, in nanoseconds, before and after it:
