@@ -165,7 +165,7 @@ fn first_entry(partition: &Partition) -> Result<Duration, BenchError> {
 /// Goal 103: what this process's own memory grows by for each running partition.
 /// Guest RAM and regions are files in memory, and counted apart by the kernel.
 pub(super) fn memory(bench: &Bench, spec: &GoalSpec) -> Result<Measured, BenchError> {
-    const PARTITIONS: u16 = 16;
+    const PARTITIONS: u16 = 8;
     let shape = Shape {
         partitions: PARTITIONS,
         region: 16 << 20,
