@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Distrusted: every other peer, the host's commands included; whatever does not
-//! check out becomes a [`failure::Failure`] in the answer. No job waits longer
+//! check out becomes a failed status in the answer. No job waits longer
 //! than its idle limit without progress. Left out: more than one job at a time.
 #![no_std]
 

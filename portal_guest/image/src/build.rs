@@ -143,11 +143,7 @@ fn link(library: &Path, folder: &Path, name: &str) -> Result<PathBuf, ImageError
     command
         .args(["-nostdlib", "-nostartfiles", "-static", "-no-pie"])
         .args(["-Wl,--gc-sections", "-Wl,--build-id=none"])
-        .args([
-            "-Wl,-z,noexecstack",
-            "-Wl,-z,norelro",
-            "-Wl,--no-warn-rwx-segments",
-        ])
+        .args(["-Wl,-z,noexecstack", "-Wl,-z,norelro"])
         .arg("-T")
         .arg(&script)
         .arg("-o")
