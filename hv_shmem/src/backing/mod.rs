@@ -337,6 +337,20 @@ impl Backing {
         self.pieces.iter().try_for_each(seal_writers)
     }
 
+    /// Forbids further seals on every piece of a memfd backing, and nothing
+    /// else: for a process that hands writable fds to peers that it distrusts.
+    /// Without this, any of them seals the memory against writers to come, and
+    /// nobody can join any more.
+    ///
+    /// # Errors
+    /// [`BackingError::Io`]; a file cannot be sealed.
+    pub fn seal_seals(&self) -> Result<(), BackingError> {
+        self.pieces.iter().try_for_each(|piece| {
+            rustix::fs::fcntl_add_seals(&piece.fd, SealFlags::SEAL)
+                .map_err(|e| BackingError::io("seal against seals", e))
+        })
+    }
+
     /// As [`Self::seal_writers`] for one part of a sectioned backing, after its
     /// writer has mapped it. A successor cannot map a section sealed like this:
     /// it needs the mapping of the process that sealed it.
