@@ -6,17 +6,22 @@
 //!                               gone)    bells)  gone)
 //! ```
 //!
+//! Where departures are silent, a client is told of each id once: its bells stay
+//! the same whoever has it later.
+//!
 //! Nothing is queued: what others did is in the switchboard's inbox of this peer
 //! (bounded by the number of ids), and only the bells of the one peer that is
 //! being announced are held here. So a client that reads slowly, or never, costs
 //! the same as one that reads.
 
+use crate::Departures;
 use crate::Message;
 use hv_shmem::layout::PeerId;
 use hv_shmem::mem::SharedMem;
 use portal_switchboard::Event;
 use portal_switchboard::PeerKey;
 use portal_switchboard::Switchboard;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,18 +62,23 @@ pub(crate) struct Client<B> {
     stage: Stage,
     train: Option<Train<B>>,
     own: Vec<B>,
+    departures: Departures,
+    /// Ids whose bells it has.
+    told: BTreeSet<PeerId>,
     next: Option<Message<B>>,
 }
 
 impl<B: Clone> Client<B> {
-    pub(crate) fn new(key: PeerKey, own: Vec<B>, welcome_until: Duration) -> Self {
+    pub(crate) fn new(key: PeerKey, own: Vec<B>, departures: Departures, until: Duration) -> Self {
         Self {
             key,
-            welcome: Welcome::Until(welcome_until),
+            welcome: Welcome::Until(until),
             blocked: None,
             stage: Stage::Version,
             train: None,
             own,
+            departures,
+            told: BTreeSet::new(),
             next: None,
         }
     }
@@ -155,11 +165,19 @@ impl<B: Clone> Client<B> {
     fn take(&mut self, event: Event<B>) -> Option<Message<B>> {
         match event {
             Event::Joined { peer, bells, .. } => {
-                let bells = bells.into_iter();
-                self.train = Some(Train { peer, bells });
+                if self.told.insert(peer) {
+                    let bells = bells.into_iter();
+                    self.train = Some(Train { peer, bells });
+                }
                 None
             }
-            Event::Gone { peer, .. } => Some(Message::id(peer)),
+            Event::Gone { peer, .. } => match self.departures {
+                Departures::Silent => None,
+                Departures::Announced => {
+                    self.told.remove(&peer);
+                    Some(Message::id(peer))
+                }
+            },
             Event::Ready { .. } | Event::Quiescing { .. } => None,
         }
     }

@@ -5,7 +5,10 @@
 //! client-server protocol", protocol version 0. The server sends, the client
 //! listens: version, the client's id, the memory, the bells of every other peer,
 //! its own bells; later the bells of newcomers, and the bare ids of those who are
-//! gone.
+//! gone, where that is wanted ([`Departures`]).
+//!
+//! Bells belong to ids: a client that gets an id which somebody had before hears
+//! on the same bells.
 //!
 //! Distrusted: clients. One that sends a byte breaks the protocol
 //! ([`Server::spoke`]); one that does not read its welcome in time, or lets a
@@ -24,7 +27,8 @@
 //! use hv_shmem::layout::RegionSpec;
 //! use hv_shmem::mem::HeapMem;
 //! use hv_shmem::name::Name;
-//! use portal_ivshmem_server::{Limits, Server};
+//! use portal_ivshmem_server::{Departures, Limits, Server};
+//! use std::convert::Infallible;
 //! use std::time::Duration;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,9 +36,9 @@
 //! let spec = RegionSpec::new(name, 1 << 20, 4);
 //! let pages = HostPages::format(HeapMem::new(1 << 20), &spec, uuid::Uuid::from_u128(7))?;
 //! let mut server = Server::new(Limits::default());
-//! server.add_region(pages)?;
+//! server.add_region(pages, Departures::Silent)?;
 //!
-//! let client = server.connect(&name, vec!["its bell"], Duration::ZERO)?;
+//! let client = server.connect(&name, Duration::ZERO, || Ok::<_, Infallible>(vec!["its bell"]))?;
 //! let mut numbers = Vec::new();
 //! while let Some(message) = server.next(client) {
 //!     numbers.push(message.number);
@@ -69,6 +73,7 @@ use portal_switchboard::Policy;
 use portal_switchboard::RegionError;
 use portal_switchboard::Switchboard;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// What clients may take.
@@ -97,6 +102,31 @@ impl Default for Limits {
             stall: Duration::from_secs(60),
         }
     }
+}
+
+/// Whether clients are told that a peer is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Departures {
+    /// No. QEMU's device (seen in 7.2) frees a peer's table when it is told, and
+    /// writes into the freed memory when the id comes back; so an id that comes
+    /// back, as all do in a region, must not have been reported gone. Nothing is
+    /// lost to a guest: the device has no way to tell it. The peer table says who
+    /// is dead.
+    #[default]
+    Silent,
+    /// Yes, for regions of host programs only.
+    Announced,
+}
+
+/// Why a client is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused<E> {
+    /// The switchboard says no.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    /// Its bells cannot be made.
+    #[error("cannot make its bells: {0}")]
+    Bells(E),
 }
 
 /// Names a client; never used twice.
@@ -143,11 +173,20 @@ struct Counters {
     overdue: Counter,
 }
 
+/// What stays of a region's ids between clients.
+#[derive(Debug)]
+struct Ids<B> {
+    departures: Departures,
+    /// By id; made when the id is first given.
+    bells: BTreeMap<PeerId, Vec<B>>,
+}
+
 /// Regions, and the clients of their compatibility sockets.
 #[derive(Debug)]
 pub struct Server<M, B> {
     board: Switchboard<M, B>,
     clients: BTreeMap<ClientId, Client<B>>,
+    regions: BTreeMap<Name, Ids<B>>,
     born: u64,
     limits: Limits,
     counters: Counters,
@@ -159,6 +198,7 @@ impl<M: SharedMem, B: Clone> Server<M, B> {
         Server {
             board: Switchboard::new(limits.board),
             clients: BTreeMap::new(),
+            regions: BTreeMap::new(),
             born: 0,
             limits,
             counters: Counters::default(),
@@ -169,21 +209,37 @@ impl<M: SharedMem, B: Clone> Server<M, B> {
     ///
     /// # Errors
     /// [`RegionError`].
-    pub fn add_region(&mut self, pages: HostPages<M>) -> Result<Name, RegionError> {
-        self.board.add_region(pages, Policy::default())
+    pub fn add_region(
+        &mut self,
+        pages: HostPages<M>,
+        departures: Departures,
+    ) -> Result<Name, RegionError> {
+        let name = self.board.add_region(pages, Policy::default())?;
+        let bells = BTreeMap::new();
+        self.regions.insert(name, Ids { departures, bells });
+        Ok(name)
     }
 
-    /// Lets a client into a region, with the bells that it hears on, at the time
-    /// `now`. The others have something to be sent from now on.
+    /// Lets a client into a region at the time `now`: it gets the lowest free id
+    /// and its bells, which `make` makes if nobody had that id before. The others
+    /// may have something to be sent from now on.
     ///
     /// # Errors
-    /// [`AdmissionError`]; nothing has changed then.
-    pub fn connect(
+    /// [`Refused`]; nothing has changed then.
+    pub fn connect<E>(
         &mut self,
         region: &Name,
-        bells: Vec<B>,
         now: Duration,
-    ) -> Result<ClientId, AdmissionError> {
+        make: impl FnOnce() -> Result<Vec<B>, E>,
+    ) -> Result<ClientId, Refused<E>> {
+        let peer = self.vacancy(region)?;
+        let Some(ids) = self.regions.get_mut(region) else {
+            return Err(AdmissionError::NoSuchRegion { region: *region }.into());
+        };
+        let bells = match ids.bells.get(&peer) {
+            Some(bells) => bells.clone(),
+            None => make().map_err(Refused::Bells)?,
+        };
         let id = ClientId(self.born);
         self.born = self.born.saturating_add(1);
         let name = Name::new(&format!("client-{}", id.0)).map_err(|_| AdmissionError::Full {
@@ -195,13 +251,34 @@ impl<M: SharedMem, B: Clone> Server<M, B> {
             name,
             kind: PeerKind::Partition,
             rights: Rights::ALL,
-            id: None,
+            id: Some(peer),
             bells: bells.clone(),
         };
         let key = self.board.admit(region, admission)?;
+        ids.bells.entry(peer).or_insert_with(|| bells.clone());
         let until = now.saturating_add(self.limits.welcome);
-        self.clients.insert(id, Client::new(key, bells, until));
+        let client = Client::new(key, bells, ids.departures, until);
+        self.clients.insert(id, client);
         Ok(id)
+    }
+
+    /// The lowest id that no client has.
+    fn vacancy(&self, region: &Name) -> Result<PeerId, AdmissionError> {
+        let Some(layout) = self.board.layout(region) else {
+            return Err(AdmissionError::NoSuchRegion { region: *region });
+        };
+        let keys = self.clients.values().map(|client| &client.key);
+        let taken: BTreeSet<_> = keys
+            .filter(|key| key.region == *region)
+            .map(|key| key.peer)
+            .collect();
+        let mut ids = layout.peers();
+        ids.find(|id| !taken.contains(id))
+            .ok_or(AdmissionError::Full {
+                region: *region,
+                first: PeerId(0),
+                last: layout.max_peers.saturating_sub(1),
+            })
     }
 
     /// The message that this client is to be sent now, the same one until

@@ -7,14 +7,17 @@ use hv_shmem::layout::RegionSpec;
 use hv_shmem::mem::HeapMem;
 use hv_shmem::name::Name;
 use portal_ivshmem_server::ClientId;
+use portal_ivshmem_server::Departures;
 use portal_ivshmem_server::Limits;
 use portal_ivshmem_server::Lost;
 use portal_ivshmem_server::Message;
 use portal_ivshmem_server::Passed;
+use portal_ivshmem_server::Refused;
 use portal_ivshmem_server::Server;
 use portal_switchboard::AdmissionError;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,11 +32,15 @@ fn lake() -> Name {
 }
 
 fn server(peers: u16) -> Lake {
+    server_with(peers, Departures::Announced)
+}
+
+fn server_with(peers: u16, departures: Departures) -> Lake {
     let spec = RegionSpec::new(lake(), 16 << 20, peers);
     let pages = HostPages::format(HeapMem::new(1 << 20), &spec, uuid::Uuid::from_u128(1));
     let mut server = Server::new(Limits::default());
     server
-        .add_region(pages.expect("host pages"))
+        .add_region(pages.expect("host pages"), departures)
         .expect("the first region");
     server
 }
@@ -42,10 +49,16 @@ fn bells(owner: u32, vectors: usize) -> Vec<Bell> {
     (0..vectors).map(|v| Arc::new((owner, v))).collect()
 }
 
+fn try_connect(
+    server: &mut Lake,
+    region: &Name,
+    bells: Vec<Bell>,
+) -> Result<ClientId, Refused<Infallible>> {
+    server.connect(region, START, || Ok(bells))
+}
+
 fn connect(server: &mut Lake, owner: u32, vectors: usize) -> ClientId {
-    server
-        .connect(&lake(), bells(owner, vectors), START)
-        .expect("there is room")
+    try_connect(server, &lake(), bells(owner, vectors)).expect("there is room")
 }
 
 fn drain(server: &mut Lake, client: ClientId) -> Vec<Message<Bell>> {
@@ -134,21 +147,21 @@ fn a_client_that_never_reads_costs_the_same_whatever_the_others_do() {
     drain(&mut server, deaf);
     let bell: Bell = Arc::new((2, 0));
     for _ in 0..10_000 {
-        let other = server
-            .connect(&lake(), vec![bell.clone(); 4], START)
-            .expect("there is room");
+        let other = try_connect(&mut server, &lake(), vec![bell.clone(); 4]);
+        let other = other.expect("there is room");
         drain(&mut server, other);
         server.next(deaf);
         server.closed(other);
     }
-    // One message and the rest of one train: at most the 4 bells of one peer.
-    assert!(
-        Arc::strong_count(&bell) <= 1 + 4,
-        "{}",
-        Arc::strong_count(&bell)
-    );
+    // Beside the id's own 4: one message and the rest of one train.
+    let held = Arc::strong_count(&bell);
+    assert!(held <= 1 + 4 + 4, "{held}");
     assert!(drain(&mut server, deaf).len() <= 2 * 8 * 5);
-    assert_eq!(Arc::strong_count(&bell), 1, "all bells came back");
+    assert_eq!(
+        Arc::strong_count(&bell),
+        1 + 4,
+        "only the id's own are left"
+    );
 }
 
 #[test]
@@ -226,25 +239,57 @@ fn a_full_region_and_too_many_vectors_are_refused_and_change_nothing() {
     let a = connect(&mut server, 1, 1);
     let _b = connect(&mut server, 2, 1);
     drain(&mut server, a);
-    let full = server.connect(&lake(), bells(3, 1), START);
-    assert!(matches!(full, Err(AdmissionError::Full { .. })), "{full:?}");
-    server.closed(a);
-    let greedy = server.connect(&lake(), bells(3, 65), START);
+    let full = try_connect(&mut server, &lake(), bells(3, 1));
     assert!(
-        matches!(greedy, Err(AdmissionError::Vectors { limit: 64, .. })),
-        "{greedy:?}"
+        matches!(full, Err(Refused::Admission(AdmissionError::Full { .. }))),
+        "{full:?}"
     );
-    let nowhere = server.connect(&Name::new("sea").expect("a name"), bells(3, 1), START);
+    let nowhere = try_connect(&mut server, &Name::new("sea").expect("a name"), bells(3, 1));
     assert!(
-        matches!(nowhere, Err(AdmissionError::NoSuchRegion { .. })),
+        matches!(
+            nowhere,
+            Err(Refused::Admission(AdmissionError::NoSuchRegion { .. }))
+        ),
         "{nowhere:?}"
     );
-    assert_eq!(server.clients(), 1);
+    assert_eq!(server.clients(), 2);
+    let mut server = server_with(2, Departures::Silent);
+    let greedy = try_connect(&mut server, &lake(), bells(3, 65));
+    assert!(
+        matches!(
+            greedy,
+            Err(Refused::Admission(AdmissionError::Vectors {
+                limit: 64,
+                ..
+            }))
+        ),
+        "{greedy:?}"
+    );
+    let poor = server.connect(&lake(), START, || Err("no fds"));
+    assert_eq!(poor, Err(Refused::Bells("no fds")));
+    assert_eq!(server.clients(), 0);
+}
+
+#[test]
+fn where_departures_are_silent_an_id_comes_back_unsaid_with_its_bells() {
+    let mut server = server_with(4, Departures::Silent);
+    let a = connect(&mut server, 10, 1);
+    let b = connect(&mut server, 11, 1);
+    assert!(short(&drain(&mut server, a)).contains(&(1, Some((11, 0)))));
+    for life in 0..10 {
+        server.closed(b);
+        let again = connect(&mut server, 20 + life, 1);
+        assert_eq!(drain(&mut server, a), [], "QEMU must not hear of it");
+        let own = short(&drain(&mut server, again)).pop();
+        assert_eq!(own, Some((1, Some((11, 0)))), "the bells that a has");
+        server.closed(again);
+    }
 }
 
 /// What one client knows from its messages, checked as it reads.
 #[derive(Default)]
 struct Listener {
+    announced: bool,
     step: usize,
     me: i64,
     known: BTreeMap<i64, Vec<(u32, usize)>>,
@@ -264,6 +309,7 @@ impl Listener {
                 bells.push(**bell);
             }
             (3.., Passed::Nothing) => {
+                prop_assert!(self.announced, "a departure that should be silent");
                 prop_assert_ne!(number, self.me);
                 prop_assert!(
                     self.known.remove(&number).is_some(),
@@ -282,18 +328,24 @@ proptest! {
     /// everything, everybody knows exactly who is there, by the right bells.
     #[test]
     fn everybody_ends_with_the_same_truth(
+        announced: bool,
         steps in prop::collection::vec((0u8..4, any::<prop::sample::Index>(), 1usize..12), 1..200)
     ) {
-        let mut server = server(5);
-        let mut here: BTreeMap<ClientId, (u32, Listener)> = BTreeMap::new();
+        let departures = if announced { Departures::Announced } else { Departures::Silent };
+        let mut server = server_with(5, departures);
+        // Who had an id first: bells stay with it.
+        let mut first = BTreeMap::new();
+        let mut here: BTreeMap<ClientId, Listener> = BTreeMap::new();
         let mut born = 0;
         for (what, who, count) in steps {
             let chosen = here.keys().nth(who.index(here.len().max(1))).copied();
             match (what, chosen) {
                 (0, _) => {
                     born += 1;
-                    if let Ok(client) = server.connect(&lake(), bells(born, 2), START) {
-                        here.insert(client, (born, Listener::default()));
+                    if let Ok(client) = try_connect(&mut server, &lake(), bells(born, 2)) {
+                        let (_, peer) = server.place(client).expect("it is here");
+                        first.entry(i64::from(peer.0)).or_insert(born);
+                        here.insert(client, Listener { announced, ..Listener::default() });
                     }
                 }
                 (1, Some(client)) => {
@@ -301,7 +353,7 @@ proptest! {
                     prop_assert!(server.closed(client).is_some());
                 }
                 (_, Some(client)) => {
-                    let (_, listener) = here.get_mut(&client).expect("chosen from here");
+                    let listener = here.get_mut(&client).expect("chosen from here");
                     for _ in 0..count {
                         let Some(message) = server.next(client) else { break };
                         listener.hear(message)?;
@@ -312,13 +364,13 @@ proptest! {
             }
         }
         let truth: BTreeMap<i64, u32> = here
-            .iter()
-            .map(|(client, (owner, _))| {
+            .keys()
+            .map(|client| {
                 let (_, peer) = server.place(*client).expect("it is here");
-                (i64::from(peer.0), *owner)
+                (i64::from(peer.0), first[&i64::from(peer.0)])
             })
             .collect();
-        for (client, (_, listener)) in &mut here {
+        for (client, listener) in &mut here {
             for message in drain(&mut server, *client) {
                 listener.hear(&message)?;
             }
@@ -330,7 +382,12 @@ proptest! {
                     (*peer, bells[0].0)
                 })
                 .collect();
-            prop_assert_eq!(&known, &truth);
+            if announced {
+                prop_assert_eq!(&known, &truth);
+            } else {
+                // Ids of the dead stay known.
+                prop_assert!(truth.iter().all(|(peer, bell)| known.get(peer) == Some(bell)));
+            }
         }
     }
 }
