@@ -6,6 +6,7 @@ use crate::exit;
 use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
+use portal_serve::RegionConfig;
 use portal_vmm::Sandbox;
 use std::path::PathBuf;
 
@@ -58,6 +59,17 @@ A smallest file:
   kind = \"ivshmem\"
   region = \"shared\"")]
     Run(Run),
+
+    /// Serve regions to stock QEMU and to host programs, until Ctrl-C or SIGTERM.
+    #[command(after_help = "\
+Examples:
+  portal serve --region lake,size=64MiB
+  portal serve --region lake,size=1MiB,peers=4,vectors=2,socket=/tmp/lake.sock
+
+Then, for each guest:
+  qemu-system-x86_64 ... -chardev socket,path=/tmp/lake.sock,id=lake \\
+      -device ivshmem-doorbell,chardev=lake,vectors=2")]
+    Serve(Serve),
 
     /// Make, look at, check and repair file-backed regions.
     #[command(subcommand, arg_required_else_help = true)]
@@ -114,6 +126,13 @@ pub(crate) struct Run {
 
     #[command(flatten)]
     pub(crate) confinement: Confinement,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// A region: NAME,size=SIZE[,peers=N][,vectors=N][,common=SIZE][,leaves=silent|announced][,socket=PATH].
+    #[arg(long = "region", value_name = "REGION", required = true, value_parser = served)]
+    pub(crate) regions: Vec<RegionConfig>,
 }
 
 #[derive(Debug, Args)]
@@ -242,6 +261,10 @@ fn two_cores(text: &str) -> Result<[usize; 2], String> {
     Ok([number(first)?, number(second)?])
 }
 
+fn served(text: &str) -> Result<RegionConfig, String> {
+    RegionConfig::parse(text, |bytes| size(bytes).ok())
+}
+
 fn size(text: &str) -> Result<u64, String> {
     parse_number(text)
         .or_else(|| parse_size(text))
@@ -265,6 +288,8 @@ mod tests {
             "portal demo --json",
             "portal run pair.toml --check",
             "portal run pair.toml --until-done",
+            "portal serve --region lake,size=64MiB",
+            "portal serve --region lake,size=1MiB,peers=4,vectors=2,socket=/tmp/lake.sock",
             "portal region create /dev/shm/lab --size 1GiB --peers 16 --name lab",
             "portal region check shared.region --repair",
             "portal bench latency doorbell",

@@ -13,6 +13,7 @@ mod exit;
 mod print;
 mod region;
 mod run;
+mod serve;
 
 use clap::Parser as _;
 use cli::Cli;
@@ -40,6 +41,7 @@ fn carry_out(command: Command) -> Outcome {
         Command::Doctor { json } => doctor::run(json),
         Command::Region(command) => region::run(&command),
         Command::Demo(args) => demo::run(&args),
+        Command::Serve(args) => serve::run(&args),
         Command::Bench(args) => bench::run(&args),
     }
 }

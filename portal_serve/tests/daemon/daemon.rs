@@ -1,0 +1,192 @@
+//! A daemon in a child process: this test binary again, told by its environment.
+
+use portal_serve::Limits;
+use portal_serve::RegionConfig;
+use rustix::process::Pid;
+use rustix::process::Signal;
+use std::io::Read as _;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::ExitStatus;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+const REGIONS: &str = "PORTAL_SERVE_TEST_REGIONS";
+const WELCOME: &str = "PORTAL_SERVE_TEST_WELCOME_MS";
+const STALL: &str = "PORTAL_SERVE_TEST_STALL_MS";
+
+/// Every wait of these tests ends here; the daemon itself ends a little later.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// In the child: serves until SIGTERM, as `portal serve` does.
+pub(crate) fn serve_as_told() {
+    let Ok(regions) = std::env::var(REGIONS) else {
+        return;
+    };
+    let regions: Vec<_> = regions
+        .split(';')
+        .map(|text| RegionConfig::parse(text, |t| t.parse().ok()).expect("the parent's"))
+        .collect();
+    let millis = |key| Duration::from_millis(std::env::var(key).unwrap().parse().unwrap());
+    let limits = Limits {
+        welcome: millis(WELCOME),
+        stall: millis(STALL),
+        ..Limits::default()
+    };
+    // A parent that is killed must not leave this behind.
+    std::thread::spawn(|| {
+        std::thread::sleep(PATIENCE * 3);
+        std::process::exit(9);
+    });
+    let stop = portal_serve::stop::on_signals().expect("signals");
+    let daemon = match portal_serve::Daemon::new(&regions, limits) {
+        Ok(daemon) => daemon,
+        Err(error) => {
+            println!("error: {error}");
+            std::process::exit(4);
+        }
+    };
+    println!("serving");
+    let ran = daemon.run(stop.as_fd(), &mut |notice| println!("{notice}"));
+    ran.expect("runs to its end");
+    println!("stopped");
+}
+
+/// The child.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Daemon {
+    /// Serves one region, `lake`, at [`Self::socket`].
+    pub(crate) fn lake(keys: &str) -> Self {
+        Self::with_times(keys, Duration::from_secs(10), Duration::from_secs(60))
+    }
+
+    pub(crate) fn with_times(keys: &str, welcome: Duration, stall: Duration) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("lake.sock");
+        let regions = format!("lake,{keys},socket={}", socket.display());
+        let log = std::fs::File::create(folder.path().join("log")).expect("a log");
+        let child = command(&regions, welcome, stall).stdout(log).spawn();
+        let mut this = Self {
+            child: child.expect("the daemon starts"),
+            folder,
+        };
+        until("the daemon serves", || {
+            let ended = this.child.try_wait().expect("a child");
+            assert_eq!(ended, None, "the daemon ended: {}", this.log());
+            this.log().contains("serving")
+        });
+        this
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("lake.sock")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Open fds.
+    pub(crate) fn files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .expect("the daemon lives")
+            .count()
+    }
+
+    /// Lets every id have a client once, so that its bells are there.
+    pub(crate) fn warm(&self, peers: usize, vectors: usize) {
+        let before = self.files();
+        let clients: Vec<_> = (0..peers)
+            .map(|_| crate::client::Client::join(&self.socket(), vectors).expect("room"))
+            .collect();
+        drop(clients);
+        until("only the bells stay", || {
+            self.files() == before + peers * vectors
+        });
+    }
+
+    /// Resident memory in KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("the daemon lives");
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+        let words = line.and_then(|l| l.split_whitespace().next());
+        words.and_then(|w| w.parse().ok()).expect("a number")
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Ends it with SIGTERM.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        let _ = rustix::process::kill_process(self.pid(), Signal::TERM);
+        let mut status = None;
+        until("the daemon stops", || {
+            status = self.child.try_wait().expect("a child");
+            status.is_some()
+        });
+        status.expect("has ended")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.log());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The child's command, output piped.
+pub(crate) fn command(regions: &str, welcome: Duration, stall: Duration) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command
+        .args(["--ignored", "--exact", "daemon_process", "--nocapture"])
+        .env(REGIONS, regions)
+        .env(WELCOME, welcome.as_millis().to_string())
+        .env(STALL, stall.as_millis().to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    command
+}
+
+/// A daemon that does not start: what it says.
+pub(crate) fn refusal(socket: &Path) -> String {
+    let regions = format!("lake,size=65536,peers=2,socket={}", socket.display());
+    let second = Duration::from_secs(1);
+    let mut child = command(&regions, second, second).spawn().expect("starts");
+    let mut status = None;
+    let end = Instant::now() + PATIENCE;
+    while status.is_none() && Instant::now() < end {
+        status = child.try_wait().ok().flatten();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    let mut text = String::new();
+    if let Some(out) = child.stdout.as_mut() {
+        out.read_to_string(&mut text).expect("text");
+    }
+    assert_eq!(status.and_then(|s| s.code()), Some(4), "{text}");
+    text
+}
+
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

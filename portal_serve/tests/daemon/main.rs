@@ -1,0 +1,17 @@
+//! The daemon as a process of its own, with clients over real sockets: what they
+//! get, what hostile ones cannot do (T15, T16), and stock QEMU beside a host
+//! program.
+
+mod behaviour;
+mod client;
+mod daemon;
+mod hostile;
+mod qemu;
+mod start;
+
+/// The process that [`daemon::Daemon`] starts.
+#[test]
+#[ignore = "no check: the daemon process that the other tests start"]
+fn daemon_process() {
+    daemon::serve_as_told();
+}
