@@ -53,8 +53,8 @@ pub(super) const THREATS: [Threat; 20] = [
     threat(
         17,
         "configuration changed after activation",
-        10_000,
-        1_000_000,
+        200_000,
+        20_000_000,
     ),
     threat(18, "hostile saved state", 200_000, 50_000_000),
     threat(19, "residual data", 20_000, 1_000_000),
