@@ -130,7 +130,8 @@ pub(crate) struct Run {
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// A region: NAME,size=SIZE[,peers=N][,vectors=N][,common=SIZE][,leaves=silent|announced][,socket=PATH].
+    /// A region: `NAME,size=SIZE[,peers=N][,vectors=N][,common=SIZE]`
+    /// `[,leaves=silent|announced][,socket=PATH]`, in one word.
     #[arg(long = "region", value_name = "REGION", required = true, value_parser = served)]
     pub(crate) regions: Vec<RegionConfig>,
 }
