@@ -269,7 +269,8 @@ pub struct Goal {
     pub baseline_name: String,
     /// Where the two cores were in the rounds that counted.
     pub placement: Placement,
-    /// Rounds dropped because the cores moved or were placed otherwise.
+    /// Rounds dropped because the cores moved, were placed otherwise, or were
+    /// wanted by something else.
     pub dropped: u32,
     /// Involuntary context switches of the measuring threads, all rounds.
     pub preempted: u64,

@@ -33,6 +33,11 @@ const WAIT_FOR_APART: Duration = Duration::from_secs(7);
 /// readily than a busy one.
 const LOOK_AGAIN: Duration = Duration::from_millis(15);
 
+/// Involuntary context switches of a sample's threads from which on it does not
+/// count: something else wanted the cores. A quiet machine gives up
+/// to five in the 10 to 50 ms that a sample takes.
+const DISTURBED: u64 = 16;
+
 /// How a contest ends.
 #[derive(Debug, Clone, Copy)]
 struct Ends {
@@ -228,7 +233,8 @@ fn hold_with(
             let sample = contenders[index].sample()?;
             let after = calibrate()?;
             held.calibrations.push(after);
-            placements.push(stats::judge(before, after));
+            let quiet = sample.preempted < DISTURBED;
+            placements.push(stats::judge(before, after).filter(|_| quiet));
             held.preempted += sample.preempted;
             round.values[index] = sample.value;
             round.c2[index] = f64::midpoint(before, after);
@@ -495,6 +501,17 @@ mod tests {
     fn a_contest_waits_for_the_cores_to_move_apart() {
         let goal = moved_apart_after(16, Duration::from_millis(150));
         assert_eq!((goal.placement, goal.rounds), (Placement::Apart, 15));
+    }
+
+    #[test]
+    fn a_round_with_a_disturbed_sample_is_dropped() {
+        let mut taken = 0;
+        let mut one = [Contender::new("a", || {
+            taken += 1;
+            Ok(Sample::of(1.0, if taken == 3 { DISTURBED } else { 0 }))
+        })];
+        let held = hold_with(|| Ok(300.0), AT_ONCE, 15, &mut one).expect("held");
+        assert_eq!((held.rounds.len(), held.dropped), (15, 1));
     }
 
     #[test]
