@@ -36,6 +36,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(15);
 /// Involuntary context switches of a sample's threads from which on it does not
 /// count: something else wanted the cores. A quiet machine gives up
 /// to five in the 10 to 50 ms that a sample takes.
+/// Samples that take longer than as many milliseconds may have one for each.
 const DISTURBED: u64 = 16;
 
 /// How a contest ends.
@@ -230,10 +231,12 @@ fn hold_with(
         let mut singles = Vec::new();
         let mut placements = Vec::new();
         for index in order {
+            let sampled = Instant::now();
             let sample = contenders[index].sample()?;
+            let allowed = u64::try_from(sampled.elapsed().as_millis()).unwrap_or(u64::MAX);
             let after = calibrate()?;
             held.calibrations.push(after);
-            let quiet = sample.preempted < DISTURBED;
+            let quiet = sample.preempted < allowed.max(DISTURBED);
             placements.push(stats::judge(before, after).filter(|_| quiet));
             held.preempted += sample.preempted;
             round.values[index] = sample.value;
