@@ -13,8 +13,13 @@ use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// How long each target runs, in seconds.
-const SECONDS: u32 = 60;
+/// How long all targets run together, in seconds; each at least [`LEAST`] and at
+/// most [`MOST`].
+const TOGETHER: usize = 180;
+/// Shortest run of a target, in seconds.
+const LEAST: usize = 20;
+/// Longest run of a target, in seconds.
+const MOST: usize = 60;
 /// How long each target may take, with its build.
 const LIMIT: Duration = Duration::from_secs(10 * 60);
 /// The cargo-fuzz that is installed where none is.
@@ -43,6 +48,7 @@ pub(crate) fn run() -> anyhow::Result<Ended> {
             return Ok(Ended::Skipped(format!("cannot install {CARGO_FUZZ}")));
         }
     }
+    let mut targets = Vec::new();
     for folder in folders {
         let mut list = in_nightly(&tools, &["fuzz", "list", "--fuzz-dir"]);
         list.arg(&folder);
@@ -50,22 +56,25 @@ pub(crate) fn run() -> anyhow::Result<Ended> {
         if !listed.ok() {
             return Ok(Ended::Failed(process::shown(&list)));
         }
-        for target in listed.stdout.split_whitespace() {
-            let mut fuzz = in_nightly(&tools, &["fuzz", "run", "--fuzz-dir"]);
-            fuzz.arg(&folder)
-                .arg(target)
-                .args([
-                    "--",
-                    "-timeout=10",
-                    "-rss_limit_mb=2048",
-                    "-print_final_stats=1",
-                ])
-                .arg(format!("-max_total_time={SECONDS}"));
-            println!("    {}", process::shown(&fuzz));
-            let outcome = process::run(&mut fuzz, LIMIT, Echo::Yes)?;
-            if !outcome.ok() {
-                return Ok(Ended::Failed(format!("`{}`", process::shown(&fuzz))));
-            }
+        let names = listed.stdout.split_whitespace();
+        targets.extend(names.map(|name| (folder.clone(), name.to_owned())));
+    }
+    let seconds = (TOGETHER / targets.len().max(1)).clamp(LEAST, MOST);
+    for (folder, target) in targets {
+        let mut fuzz = in_nightly(&tools, &["fuzz", "run", "--fuzz-dir"]);
+        fuzz.arg(&folder)
+            .arg(&target)
+            .args([
+                "--",
+                "-timeout=10",
+                "-rss_limit_mb=2048",
+                "-print_final_stats=1",
+            ])
+            .arg(format!("-max_total_time={seconds}"));
+        println!("    {}", process::shown(&fuzz));
+        let outcome = process::run(&mut fuzz, LIMIT, Echo::Yes)?;
+        if !outcome.ok() {
+            return Ok(Ended::Failed(format!("`{}`", process::shown(&fuzz))));
         }
     }
     Ok(Ended::Passed)

@@ -145,7 +145,8 @@ fn interrupted_flag() -> anyhow::Result<Arc<AtomicBool>> {
 pub(crate) fn shown(command: &Command) -> String {
     let mut text = String::new();
     for (key, value) in command.get_envs() {
-        if let Some(value) = value {
+        // A search path is long and the reader's own will do.
+        if let Some(value) = value.filter(|_| key != "PATH") {
             let _ = write!(
                 text,
                 "{}={} ",
