@@ -3,6 +3,11 @@
 //! Everything is text or a number that was copied and checked once; what cannot
 //! be meant appears as a problem and nothing else. The figures of a region in
 //! use are those of one moment each, not of the same moment.
+//!
+//! The work is bounded by the region's size, whatever its peers write:
+//! [`RegionView::read`] reads no more slot words than the region has room for,
+//! [`RegionView::glance`] reads 22 a ring and no arena, and neither shows more
+//! than a fixed number of rings.
 
 use crate::arena;
 use crate::backing::Backing;
@@ -15,18 +20,29 @@ use crate::mem::Ordering;
 use crate::mem::OutOfBounds;
 use crate::mem::SharedMem;
 use crate::peers;
+use crate::peers::PeerState;
 use crate::ring::RingKind;
 use crate::ring::RingLayout;
+use crate::ring::cursor_batch;
 use crate::section::SectionHeader;
 use crate::section::SectionState;
 use crate::survey;
 use crate::survey::GoodSection;
+use crate::survey::Scan;
 use crate::survey::SectionSurvey;
 use crate::survey::Survey;
 use std::format;
 use std::string::String;
 use std::string::ToString;
 use std::vec::Vec;
+
+/// Most rings of a [`RegionView::read`]: 64 a peer of the largest region.
+pub const RINGS_READ: usize = 1 << 16;
+/// Most rings of a [`RegionView::glance`], which somebody looks at every second.
+pub const RINGS_GLANCED: usize = 1 << 12;
+
+/// Most problems of a peer that are told one by one.
+const PROBLEMS: usize = 16;
 
 /// A region.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +79,8 @@ pub struct RegionView {
     pub peers: Vec<PeerView>,
     /// Rings in the directories.
     pub rings: Vec<RingView>,
+    /// Rings beyond those listed.
+    pub rings_left_out: u64,
 }
 
 /// A peer.
@@ -149,10 +167,21 @@ pub struct RingView {
     pub slot_size: u32,
     /// Slots.
     pub slots: u32,
+    /// Counts up with every renewal of the ring.
+    pub instance: u32,
     /// Messages sent.
     pub sent: u64,
     /// Messages taken out; `None` before the receiver accepted the ring.
     pub taken: Option<u64>,
+    /// How many messages may be taken out without `taken` having moved: receivers
+    /// publish in batches while they are busy.
+    pub untold: u64,
+    /// Events that the sender counted as lost for want of space.
+    pub lost: u64,
+    /// Whether the sender sleeps until there is space.
+    pub sender_waits: bool,
+    /// Whether the receiver asked for a doorbell and has said nothing since.
+    pub receiver_waits: bool,
     /// Whether both peers live in the epochs that the ring was made for.
     pub current: bool,
     /// What is wrong with its words.
@@ -160,7 +189,8 @@ pub struct RingView {
 }
 
 impl RegionView {
-    /// Reads the region in `mem`, which is a mapping of `backing`.
+    /// Reads the region in `mem`, which is a mapping of `backing`: every slot of
+    /// every ring and every page of every arena, once.
     ///
     /// # Errors
     /// [`OutOfBounds`] when `mem` is shorter than the region.
@@ -169,10 +199,43 @@ impl RegionView {
         header: &Header,
         backing: &Backing,
     ) -> Result<Self, OutOfBounds> {
+        let scan = Scan::Whole {
+            // Words that slots can have, were every byte of the region one.
+            budget: header.layout.size / size_of::<u64>() as u64,
+            still: false,
+        };
+        Reading { mem, header, scan }.view(backing, RINGS_READ)
+    }
+
+    /// As [`Self::read`], cheap enough for every second: no arenas, and of each
+    /// ring only how far it is.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`] when `mem` is shorter than the region.
+    pub fn glance<M: SharedMem>(
+        mem: &M,
+        header: &Header,
+        backing: &Backing,
+    ) -> Result<Self, OutOfBounds> {
+        let scan = Scan::Search;
+        Reading { mem, header, scan }.view(backing, RINGS_GLANCED)
+    }
+}
+
+/// One reading of a region.
+struct Reading<'a, M> {
+    mem: &'a M,
+    header: &'a Header,
+    scan: Scan,
+}
+
+impl<M: SharedMem> Reading<'_, M> {
+    fn view(mut self, backing: &Backing, rings_max: usize) -> Result<RegionView, OutOfBounds> {
+        let (mem, header) = (self.mem, self.header);
         let l = &header.layout;
         mem.window(0, l.size)?;
         let survey = Survey::read(mem, header)?;
-        let mut view = Self {
+        let mut view = RegionView {
             name: header.name.to_string(),
             uuid: header.uuid.to_string(),
             generation: header.generation,
@@ -192,92 +255,160 @@ impl RegionView {
             durable: header.durable(),
             peers: Vec::new(),
             rings: Vec::new(),
+            rings_left_out: 0,
         };
         for peer in l.peers() {
             let section = survey.section(peer);
-            let shown = peer_view(mem, header, peer, section)?;
+            let shown = self.peer(peer, section)?;
             if shown.state != "free" || shown.section.is_some() || !shown.problems.is_empty() {
                 view.peers.push(shown);
             }
-            if let SectionSurvey::Good(good) = section {
-                for (_, entry) in good.good_entries() {
-                    if let Entry::Producer(ring) = entry {
-                        view.rings
-                            .push(ring_view(mem, header, &survey, peer, &ring)?);
-                    }
+            let SectionSurvey::Good(good) = section else {
+                continue;
+            };
+            for (_, entry) in good.good_entries() {
+                let Entry::Producer(ring) = entry else {
+                    continue;
+                };
+                if view.rings.len() < rings_max {
+                    view.rings.push(self.ring(&survey, peer, &ring)?);
+                } else {
+                    view.rings_left_out += 1;
                 }
             }
         }
         Ok(view)
     }
-}
 
-fn peer_view<M: SharedMem>(
-    mem: &M,
-    header: &Header,
-    peer: PeerId,
-    section: &SectionSurvey,
-) -> Result<PeerView, OutOfBounds> {
-    let mut view = PeerView {
-        id: peer.0,
-        name: String::new(),
-        kind: String::new(),
-        state: "unknown".into(),
-        epoch: 0,
-        rights: Vec::new(),
-        vectors: 0,
-        section: None,
-        problems: Vec::new(),
-    };
-    match peers::read(mem, &header.layout, peer) {
-        Ok(record) => {
-            view.state = format!("{:?}", record.state).to_lowercase();
-            view.epoch = record.epoch;
-            if let Some(who) = record.who {
-                view.name = who.name.to_string();
-                view.kind = match who.kind {
-                    peers::PeerKind::Partition => "partition".into(),
-                    peers::PeerKind::HostProcess => "host process".into(),
-                };
-                view.rights = who.rights.names().map(Into::into).collect();
-                view.vectors = who.vectors;
+    fn peer(&self, peer: PeerId, section: &SectionSurvey) -> Result<PeerView, OutOfBounds> {
+        let (mem, header) = (self.mem, self.header);
+        let mut view = PeerView {
+            id: peer.0,
+            name: String::new(),
+            kind: String::new(),
+            state: "unknown".into(),
+            epoch: 0,
+            rights: Vec::new(),
+            vectors: 0,
+            section: None,
+            problems: Vec::new(),
+        };
+        match peers::read(mem, &header.layout, peer) {
+            Ok(record) => {
+                view.state = format!("{:?}", record.state).to_lowercase();
+                view.epoch = record.epoch;
+                if let Some(who) = record.who {
+                    view.name = who.name.to_string();
+                    view.kind = match who.kind {
+                        peers::PeerKind::Partition => "partition".into(),
+                        peers::PeerKind::HostProcess => "host process".into(),
+                    };
+                    view.rights = who.rights.names().map(Into::into).collect();
+                    view.vectors = who.vectors;
+                }
+            }
+            Err(e) => view.problems.push(e.to_string()),
+        }
+        match section {
+            SectionSurvey::Blank => {}
+            SectionSurvey::Bad(claim) => view.problems.push(format!("section: {claim}")),
+            SectionSurvey::Good(good) => {
+                let bad = good.entries.iter().filter_map(|(i, e)| Some((i, e.err()?)));
+                let mut left_out = 0;
+                for (index, claim) in bad {
+                    if view.problems.len() < PROBLEMS {
+                        let problem = format!("directory entry {index}: {claim}");
+                        view.problems.push(problem);
+                    } else {
+                        left_out += 1;
+                    }
+                }
+                if left_out > 0 {
+                    let problem = format!("and {left_out} more directory entries");
+                    view.problems.push(problem);
+                }
+                let at = header.layout.section(peer);
+                let own = mem.window(at.start, at.end - at.start)?;
+                view.section = Some(self.section(&own, good)?);
             }
         }
-        Err(e) => view.problems.push(e.to_string()),
+        Ok(view)
     }
-    match section {
-        SectionSurvey::Blank => {}
-        SectionSurvey::Bad(claim) => view.problems.push(format!("section: {claim}")),
-        SectionSurvey::Good(good) => {
-            let bad = good.entries.iter().filter_map(|(i, e)| Some((i, e.err()?)));
-            for (index, claim) in bad {
-                let problem = format!("directory entry {index}: {claim}");
-                view.problems.push(problem);
-            }
-            let at = header.layout.section(peer);
-            let own = mem.window(at.start, at.end - at.start)?;
-            view.section = Some(section_view(&own, good)?);
-        }
-    }
-    Ok(view)
-}
 
-fn section_view<M: SharedMem>(mem: &M, good: &GoodSection) -> Result<SectionView, OutOfBounds> {
-    let h = &good.header;
-    Ok(SectionView {
-        state: SectionState::from_u32(good.state).map_or_else(
-            || good.state.to_string(),
-            |s| format!("{s:?}").to_lowercase(),
-        ),
-        epoch: h.epoch,
-        heartbeat: good.heartbeat,
-        // At most MAX_DIRECTORY.
-        entries_used: good.entries.len() as u32,
-        entries: h.entries,
-        ring_bytes_used: good.rings_used,
-        ring_bytes: h.ring_bytes,
-        arena: arena_use(mem, h)?,
-    })
+    fn section(&self, mem: &M, good: &GoodSection) -> Result<SectionView, OutOfBounds> {
+        let h = &good.header;
+        let arena = match self.scan {
+            Scan::Whole { .. } => arena_use(mem, h)?,
+            Scan::Search => None,
+        };
+        Ok(SectionView {
+            state: SectionState::from_u32(good.state).map_or_else(
+                || good.state.to_string(),
+                |s| format!("{s:?}").to_lowercase(),
+            ),
+            epoch: h.epoch,
+            heartbeat: good.heartbeat,
+            // At most MAX_DIRECTORY.
+            entries_used: good.entries.len() as u32,
+            entries: h.entries,
+            ring_bytes_used: good.rings_used,
+            ring_bytes: h.ring_bytes,
+            arena,
+        })
+    }
+
+    fn ring(
+        &mut self,
+        survey: &Survey,
+        from: PeerId,
+        ring: &ProducerEntry,
+    ) -> Result<RingView, OutOfBounds> {
+        let (mem, layout) = (self.mem, &self.header.layout);
+        let consumer = survey.consumer(from, ring);
+        let state = survey::ring_state(mem, layout, from, ring, consumer.as_ref(), &mut self.scan)?;
+        let lives = |peer: PeerId, epoch: u32| {
+            let (now, raw) = peers::life(mem, layout, peer);
+            now == epoch && PeerState::from_u32(raw).is_some_and(PeerState::is_live)
+        };
+        let key = &ring.key;
+        Ok(RingView {
+            from: from.0,
+            to: key.peer.0,
+            id: key.id,
+            kind: match ring.kind {
+                RingKind::Stream => "stream",
+                RingKind::Submit => "submit",
+                RingKind::Complete => "complete",
+                RingKind::Event => "event",
+                RingKind::Upcall => "upcall",
+                RingKind::Return => "return",
+            }
+            .into(),
+            layout: match ring.layout {
+                RingLayout::Inline => "in-line",
+                RingLayout::Bulk => "bulk",
+                RingLayout::InPlace => "in-place",
+            }
+            .into(),
+            slot_size: ring.slot_size,
+            slots: ring.slots,
+            instance: ring.instance,
+            sent: state.produced.unwrap_or(0),
+            taken: state.consumed,
+            untold: cursor_batch(ring.slots.into()) - 1,
+            lost: state.lost,
+            sender_waits: state.sender_waits,
+            receiver_waits: state.receiver_waits,
+            current: lives(from, key.epoch) && lives(key.peer, key.peer_epoch),
+            problem: match (state.fault, state.produced) {
+                (Some(fault), _) => Some(fault.to_string()),
+                (None, Some(_)) => None,
+                (None, None) => Some(
+                    "not read: the directories name more slots than the region has room for".into(),
+                ),
+            },
+        })
+    }
 }
 
 fn arena_use<M: SharedMem>(
@@ -298,46 +429,4 @@ fn arena_use<M: SharedMem>(
         pages: c.pages,
         faults: c.faults,
     }))
-}
-
-fn ring_view<M: SharedMem>(
-    mem: &M,
-    header: &Header,
-    survey: &Survey,
-    from: PeerId,
-    ring: &ProducerEntry,
-) -> Result<RingView, OutOfBounds> {
-    let layout = &header.layout;
-    let consumer = survey.consumer(from, ring);
-    let state = survey::ring_state(mem, layout, from, ring, consumer.as_ref(), false)?;
-    let lives = |peer: PeerId, epoch: u32| {
-        peers::read(mem, layout, peer).is_ok_and(|r| r.state.is_live() && r.epoch == epoch)
-    };
-    let key = &ring.key;
-    Ok(RingView {
-        from: from.0,
-        to: key.peer.0,
-        id: key.id,
-        kind: match ring.kind {
-            RingKind::Stream => "stream",
-            RingKind::Submit => "submit",
-            RingKind::Complete => "complete",
-            RingKind::Event => "event",
-            RingKind::Upcall => "upcall",
-            RingKind::Return => "return",
-        }
-        .into(),
-        layout: match ring.layout {
-            RingLayout::Inline => "in-line",
-            RingLayout::Bulk => "bulk",
-            RingLayout::InPlace => "in-place",
-        }
-        .into(),
-        slot_size: ring.slot_size,
-        slots: ring.slots,
-        sent: state.produced,
-        taken: state.consumed,
-        current: lives(from, key.epoch) && lives(key.peer, key.peer_epoch),
-        problem: state.fault.map(|f| f.to_string()),
-    })
 }

@@ -9,6 +9,7 @@ use crate::directory::Entry;
 use crate::mem::OutOfBounds;
 use crate::mem::SharedMem;
 use crate::survey;
+use crate::survey::Scan;
 use crate::survey::SectionSurvey;
 use crate::survey::Survey;
 
@@ -16,6 +17,10 @@ impl<M: SharedMem> Checker<'_, M> {
     /// Checks the rings that the surveyed directories describe.
     pub(super) fn rings(&mut self, survey: &Survey) -> Result<(), OutOfBounds> {
         let layout = self.header.layout.clone();
+        let mut scan = Scan::Whole {
+            budget: u64::MAX,
+            still: self.options.still,
+        };
         for from in layout.peers() {
             let SectionSurvey::Good(good) = survey.section(from) else {
                 continue;
@@ -28,9 +33,9 @@ impl<M: SharedMem> Checker<'_, M> {
                 };
                 self.report.looked_at.rings += 1;
                 let consumer = survey.consumer(from, &ring);
-                let still = self.options.still;
+                let consumer = consumer.as_ref();
                 let state =
-                    survey::ring_state(self.mem, &layout, from, &ring, consumer.as_ref(), still)?;
+                    survey::ring_state(self.mem, &layout, from, &ring, consumer, &mut scan)?;
                 if let Some(fault) = state.fault {
                     self.find_and(
                         (Code::RingIndex, Severity::Error, Place::Ring(from, index)),

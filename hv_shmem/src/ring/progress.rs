@@ -24,6 +24,12 @@ use crate::violation::Violation;
 /// cores once for so many, and a sender that found the ring full sees space soon.
 const CURSOR_BATCH: u64 = 16;
 
+/// Messages of a ring of `slots` from which on consumption is published: one
+/// less than these may be consumed while the cursor stands.
+pub(crate) fn cursor_batch(slots: u64) -> u64 {
+    (slots / 4).clamp(1, CURSOR_BATCH)
+}
+
 /// Position of the slot that a line is: its first word is the index or cursor.
 pub(crate) const FIRST_WORD: u64 = 0;
 
@@ -103,7 +109,7 @@ impl<M: SharedMem> OwnCursor<M> {
     /// ring, so that a sender never waits for it, and less than
     /// [`CURSOR_BATCH`].
     pub(crate) fn new(line: Option<M>, producer: Line<M>, slots: u64) -> Result<Self, PlaceError> {
-        let batch = (slots / 4).clamp(1, CURSOR_BATCH);
+        let batch = cursor_batch(slots);
         Ok(Self {
             line: consumer_line(line.ok_or(PlaceError::NoCursor)?)?,
             producer,
