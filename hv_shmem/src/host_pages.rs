@@ -58,6 +58,14 @@ pub enum HostError {
         /// Its state.
         state: PeerState,
     },
+    /// Only a peer that is there has a state to publish.
+    #[error("peer {peer} is {state:?}; it has to be admitted before it has a state")]
+    NotAlive {
+        /// Number asked for.
+        peer: PeerId,
+        /// Its state.
+        state: PeerState,
+    },
     /// A step that the life of a peer does not have.
     #[error("peer {peer} is {from:?} and cannot become {to:?}")]
     Step {
@@ -142,6 +150,7 @@ impl<M: SharedMem> HostPages<M> {
         for peer in this.layout().peers() {
             let PeerRecord { epoch, state, .. } = this.peer(peer)?;
             this.lives[usize::from(peer.0)] = Life { epoch, state };
+            this.clear_state(peer);
             if state.is_live() {
                 this.retire(peer)?;
             }
@@ -237,7 +246,26 @@ impl<M: SharedMem> HostPages<M> {
         Ok(())
     }
 
-    /// Declares a peer dead: its epoch moves, so every span into its section
+    /// Writes what a peer's ivshmem v2 state register holds to its word in the
+    /// state table. A peer without such a register may be given a state by
+    /// whoever acts for it. Admitting and retiring a peer set the word to 0.
+    ///
+    /// # Errors
+    /// [`HostError::NotAlive`] when nobody has the number, [`HostError::Peer`].
+    pub fn publish(&mut self, peer: PeerId, state: u32) -> Result<(), HostError> {
+        let now = self.life(peer)?;
+        if !now.state.is_live() {
+            return Err(HostError::NotAlive {
+                peer,
+                state: now.state,
+            });
+        }
+        let at = self.layout().state_at(peer);
+        self.mem.store_u32(at, state, Ordering::Release);
+        Ok(())
+    }
+
+    /// Declares a peer dead: its epoch moves, its word in the state table is 0, so every span into its section
     /// and every ring of it is stale at once. Nobody else's memory is touched.
     /// Returns the epoch that a successor will live under.
     ///
@@ -253,6 +281,7 @@ impl<M: SharedMem> HostPages<M> {
                 to: PeerState::Dead,
             });
         }
+        self.clear_state(peer);
         let Some(epoch) = now.epoch.checked_add(1) else {
             return Err(HostError::EpochsUsedUp { peer });
         };
@@ -281,9 +310,14 @@ impl<M: SharedMem> HostPages<M> {
             put(&mut body, peers::at::NAME, who.name.padded());
         }
         sequenced::rewrite(&self.mem, self.layout().peer_at(peer), &body);
-        let at = self.layout().state_at(peer);
-        self.mem.store_u32(at, life.state as u32, Ordering::Release);
+        self.clear_state(peer);
         self.lives[usize::from(peer.0)] = life;
+    }
+
+    /// What the state table holds for a peer that is not there, or was reset.
+    fn clear_state(&self, peer: PeerId) {
+        let at = self.layout().state_at(peer);
+        self.mem.store_u32(at, 0, Ordering::Release);
     }
 
     /// Epoch and state by the host's own copy.
@@ -303,8 +337,6 @@ impl<M: SharedMem> HostPages<M> {
         let at = self.layout().peer_at(peer) + peers::at::EPOCH;
         // One word: no reader sees half of it. Pairs with `peers::life`.
         self.mem.store_u64(at, word, Ordering::Release);
-        let at = self.layout().state_at(peer);
-        self.mem.store_u32(at, life.state as u32, Ordering::Release);
         self.lives[usize::from(peer.0)] = life;
     }
 

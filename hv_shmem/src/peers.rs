@@ -13,8 +13,12 @@
 //! | 0x18 | 32 | name, NUL-padded; all zero while free |
 //! | 0x38 | 8 | zero |
 //!
-//! The state table (one u32 a peer at offset 0 of the region, as in ivshmem v2)
-//! repeats the state for carriers that know only that table.
+//! The state table (one u32 a peer at offset 0 of the region) is another thing:
+//! there the host keeps what a peer's ivshmem v2 state register holds, a value
+//! of that peer's own protocol ([`HostPages::publish`]). It is 0 for a peer that
+//! is not there, was reset, or has published nothing.
+//!
+//! [`HostPages::publish`]: crate::host_pages::HostPages::publish
 //!
 //! ```text
 //! Free --admit--> Joining --peer's section is ready--> Ready <--> Quiescing
@@ -66,8 +70,7 @@ impl PeerKind {
     }
 }
 
-/// Where a peer is in its life. The number is what the tables hold; 0 is also
-/// what ivshmem v2 gives to a peer that was reset.
+/// Where a peer is in its life. The number is what the peer table holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum PeerState {

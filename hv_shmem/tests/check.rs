@@ -168,7 +168,7 @@ const DAMAGES: [Damage; 19] = [
         poke(m, h.layout.peer_at(A) + 16, 0xffff)
     }),
     ("state table", Code::TableState, |m, h| {
-        poke(m, h.layout.state_at(A), 9)
+        poke(m, h.layout.state_at(PeerId(2)), 9)
     }),
     ("stray state", Code::TableState, |m, h| {
         poke(m, h.layout.state_at(PeerId(900)), 9)

@@ -348,6 +348,30 @@ fn the_host_keeps_the_life_of_a_peer_in_order() {
 }
 
 #[test]
+fn the_state_table_has_what_a_living_peer_publishes() {
+    let (mem, mut host) = format(&spec());
+    let layout = host.layout().clone();
+    let word = |peer| mem.load_u32(layout.state_at(peer), hv_shmem::mem::Ordering::Relaxed);
+    assert!(matches!(
+        host.publish(A, 5),
+        Err(HostError::NotAlive { .. })
+    ));
+    admit(&mut host, A);
+    admit(&mut host, B);
+    assert_eq!(word(A), 0, "admitted, and nothing published");
+    host.publish(A, 0x8000_0001).unwrap();
+    host.publish(B, 6).unwrap();
+    host.set_state(A, PeerState::Ready).unwrap();
+    assert_eq!((word(A), word(B)), (0x8000_0001, 6));
+    host.retire(A).unwrap();
+    assert_eq!((word(A), word(B)), (0, 6));
+    assert!(host.publish(A, 5).is_err());
+    drop(host);
+    HostPages::take_over(mem.clone()).unwrap();
+    assert_eq!(word(B), 0, "nobody outlives the host");
+}
+
+#[test]
 fn a_new_host_takes_over_and_every_old_peer_is_gone() {
     let (mem, mut host) = format(&spec());
     let a = join(&mem, &mut host, A);

@@ -48,7 +48,7 @@ pub enum Code {
     TableTorn,
     /// `table.entry`: a peer entry cannot be meant.
     TableEntry,
-    /// `table.state`: the state table contradicts the peer table.
+    /// `table.state`: the state table has a state of a peer that is not there.
     TableState,
     /// `table.orphan`: a peer is alive though there is no host.
     TableOrphan,

@@ -136,7 +136,7 @@ impl<M: SharedMem> Checker<'_, M> {
             |mem| {
                 let word = u64::from(next) | u64::from(state as u32) << 32;
                 mem.store_u64(at, word, Ordering::Release);
-                mem.store_u32(in_states, state as u32, Ordering::Release);
+                mem.store_u32(in_states, 0, Ordering::Release);
             },
         );
         if self.options.repair {
@@ -145,22 +145,21 @@ impl<M: SharedMem> Checker<'_, M> {
         }
     }
 
-    /// The state table's copy of a peer's state.
+    /// The word of a peer that is not there: only the living have a state.
     fn state(&mut self, record: &PeerRecord) {
         let at = self.header.layout.state_at(record.id);
         let found = self.mem.load_u32(at, Ordering::Relaxed);
-        let expected = record.state as u32;
         // A host may be between the two stores.
-        if found != expected && self.options.still {
+        if found != 0 && !record.state.is_live() && self.options.still {
             self.find_and(
                 (
                     Code::TableState,
                     Severity::Warning,
                     Place::StateTable(record.id.0),
                 ),
-                std::format!("{found:#x}, but the peer table says {:?}", record.state),
-                "copied from the peer table",
-                |mem| mem.store_u32(at, expected, Ordering::Relaxed),
+                std::format!("{found:#x}, but the peer is {:?}", record.state),
+                "set to 0",
+                |mem| mem.store_u32(at, 0, Ordering::Relaxed),
             );
         }
     }

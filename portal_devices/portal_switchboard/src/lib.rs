@@ -306,8 +306,17 @@ impl<M: SharedMem, B: Clone> Switchboard<M, B> {
         self.region_of(key)?.quiesce(key.peer)
     }
 
-    /// The peer left or died: its epoch moves, its bells are dropped, the
-    /// others are told.
+    /// The peer's ivshmem v2 state is `state` from now on: its word in the state
+    /// table says so. Ringing the others is the business of whoever publishes.
+    ///
+    /// # Errors
+    /// [`StepError`].
+    pub fn publish(&mut self, key: &PeerKey, state: u32) -> Result<(), StepError> {
+        self.region_of(key)?.publish(key.peer, state)
+    }
+
+    /// The peer left or died: its epoch moves, its state is 0, its bells are
+    /// dropped, the others are told.
     ///
     /// # Errors
     /// [`StepError`].

@@ -232,6 +232,10 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
         self.step(peer, PeerState::Quiescing, Phase::Quiescing)
     }
 
+    pub(crate) fn publish(&mut self, peer: PeerId, state: u32) -> Result<(), StepError> {
+        Ok(self.pages.publish(peer, state)?)
+    }
+
     pub(crate) fn gone(&mut self, peer: PeerId) -> Result<(), StepError> {
         match self.pages.retire(peer) {
             // With its epochs used up the entry stays as it is in the pages and

@@ -19,7 +19,7 @@
 //! | offset | width | what |
 //! |---|---|---|
 //! | 02h | 1 | length: 20h with a base address, else 18h |
-//! | 03h | 1 | privileged control: bit 0 one-shot mode, writable |
+//! | 03h | 1 | privileged control: bit 0 one-shot mode, writable unless configured |
 //! | 04h | 4 | size of the state table: all host pages, read-only to guests |
 //! | 08h | 8 | size of the read-write section |
 //! | 10h | 8 | size of an output section |
@@ -47,8 +47,11 @@
 //!   state ──────────────────────────────────────────────────────────────▶ 0
 //! ```
 //!
-//! `Attach` publishes the state too, and rings if it is not 0. When the peer
-//! itself is gone, its binding's switchboard writes the 0 and rings.
+//! `Attach` publishes the state too, and rings if it is not 0.
+//!
+//! A peer that is gone cannot say so: its word was set to 0 by whoever owns the
+//! region before this device is told, and the device rings its own vector 0, as
+//! the peer would have on reset.
 //!
 //! # Interrupts
 //!
@@ -63,7 +66,7 @@
 //! ```
 //! use hv_shmem::layout::{Layout, PeerId, RegionSpec};
 //! use hv_shmem::name::Name;
-//! use portal_device::{Device, Effects, Input};
+//! use portal_device::{Access, Device, Effects, Input};
 //! use portal_ivshmem::{DeniedWrite, IvshmemV2, IvshmemV2Config};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -74,6 +77,8 @@
 //!     vectors: 2,
 //!     protocol: 0x4000,
 //!     base: None,
+//!     access: Access::ReadWrite,
+//!     one_shot: false,
 //!     denied_write: DeniedWrite::Drop,
 //! })?;
 //! let mut effects = Effects::new();
@@ -105,6 +110,7 @@ use crate::window::Window;
 use hv_shmem::layout::Layout;
 use hv_shmem::layout::PAGE;
 use hv_shmem::layout::PeerId;
+use portal_device::Access;
 use portal_device::BarBacking;
 use portal_device::BarInfo;
 use portal_device::BarKind;
@@ -147,6 +153,10 @@ pub struct IvshmemV2Config {
     /// Guest physical address of the region. With it there is no BAR2 and the
     /// guest cannot move the region.
     pub base: Option<u64>,
+    /// What the guest may write: its own and the common section, or nothing.
+    pub access: Access,
+    /// One-shot mode always, whatever the guest writes to privileged control.
+    pub one_shot: bool,
     /// What a store to a part that is read-only to the guest comes to.
     pub denied_write: DeniedWrite,
 }
@@ -188,7 +198,8 @@ pub struct IvshmemV2 {
 impl IvshmemV2 {
     /// A function after power-on, detached, with no peers but itself.
     pub fn new(config: IvshmemV2Config) -> Result<Self, ConfigError> {
-        let windows = Window::sectioned(&config.layout, config.peer, true, true);
+        let writes = config.access == Access::ReadWrite;
+        let windows = Window::sectioned(&config.layout, config.peer, writes, writes);
         check(&config, &windows)?;
         let msix = MsixLayout::new(config.vectors);
         let bars = bars(&config, &msix);
@@ -202,7 +213,9 @@ impl IvshmemV2 {
             intx: false,
         };
         let mut space = ConfigSpace::new(&identity, &bars);
-        let capability = space.add_capability(VENDOR_CAPABILITY, &vendor_body(&config), &[0, 1]);
+        let privileged = [0, (!config.one_shot).into()];
+        let capability =
+            space.add_capability(VENDOR_CAPABILITY, &vendor_body(&config), &privileged);
         let control = space.add_capability(MSIX_CAPABILITY, &msix.capability(MSIX), &[0, 0xc0]) + 2;
         let mut function = Function::new(space, Some((Msix::new(msix), control)), windows);
         if let Some(base) = config.base {
@@ -319,9 +332,12 @@ impl IvshmemV2 {
     }
 
     fn peer_gone(&mut self, peer: u16, effects: &mut Effects) {
-        if peer == self.config.peer.0 || !self.function.remove_peer(peer, effects) {
+        let own = self.config.peer.0;
+        if peer == own || !self.function.remove_peer(peer, effects) {
             self.counters.peers_refused.bump();
+            return;
         }
+        self.function.ring(own, 0, effects);
     }
 
     fn reset(&mut self, effects: &mut Effects) {
@@ -389,7 +405,7 @@ fn vendor_body(config: &IvshmemV2Config) -> Vec<u8> {
     let layout = &config.layout;
     let common = layout.common.end - layout.common.start;
     let len = if config.base.is_some() { 0x20 } else { 0x18 };
-    let mut body = vec![len, 0];
+    let mut body = vec![len, config.one_shot.into()];
     // At most 2 MiB: state table, header and 1024 entries, in whole pages.
     body.extend_from_slice(&(layout.host.end as u32).to_le_bytes());
     body.extend_from_slice(&common.to_le_bytes());

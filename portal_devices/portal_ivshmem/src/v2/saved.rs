@@ -2,7 +2,8 @@
 //!
 //! Distrusted: whoever wrote the bytes. Every accepted state is one that a
 //! guest could have brought about by register writes; peers and counters are
-//! not part of it. The windows follow from the compared fields.
+//! not part of it. What the guest may write is not either: that is the
+//! configuration of the device that takes the state over.
 //!
 //! # Layout, version 1
 //!

@@ -10,7 +10,10 @@ use crate::rig::Rig;
 use crate::rig::config;
 use crate::rig::layout;
 use hv_shmem::layout::PeerId;
+use portal_device::Access;
 use portal_device::Device;
+use portal_device::Effect;
+use portal_device::Effects;
 use portal_device::Input;
 use portal_ivshmem::ConfigError;
 use portal_ivshmem::DeniedWrite;
@@ -196,6 +199,52 @@ fn doorbells_reach_peers_of_the_region() {
     assert_eq!(rig.binding.routes.len(), 4, "two of its own");
     rig.must(Input::PeerGone { peer: 3 });
     assert_eq!(rig.binding.routes.len(), 2);
+}
+
+#[test]
+fn a_peers_death_rings_the_survivor() {
+    let mut rig = ready();
+    rig.must(Input::PeerJoined {
+        peer: 3,
+        vectors: 2,
+    });
+    rig.must(Input::PeerGone { peer: 3 });
+    assert_eq!(rig.binding.rings, [(OWN, 0)], "its own vector 0");
+    rig.must(Input::PeerGone { peer: 3 });
+    rig.must(Input::PeerGone { peer: OWN });
+    assert_eq!(rig.binding.rings, [], "nobody has died");
+}
+
+#[test]
+fn an_observer_writes_nothing_and_one_shot_can_be_fixed() {
+    let mut rig = Rig::new(IvshmemV2Config {
+        access: Access::ReadOnly,
+        one_shot: true,
+        denied_write: DeniedWrite::Stop,
+        ..config(2, None)
+    });
+    assert_eq!(rig.config_read(PRIVILEGED, 1), 1);
+    let access = |effect: &Effect| match effect {
+        Effect::Map { access, .. } => Some(*access),
+        _ => None,
+    };
+    let mut effects = Effects::new();
+    for (offset, value) in [(0x1c, 0x10), (0x04, 6), (PRIVILEGED & !3, 0)] {
+        let len = 4;
+        let input = Input::ConfigWrite { offset, len, value };
+        rig.device.step(input, &mut effects);
+    }
+    let mapped: Vec<_> = effects.list().iter().filter_map(access).collect();
+    assert_eq!(mapped, [Access::ReadOnly]);
+    let mut effects = Effects::new();
+    rig.device.step(
+        Input::ConfigRead {
+            offset: PRIVILEGED,
+            len: 1,
+        },
+        &mut effects,
+    );
+    assert_eq!(effects.value(), 1, "cannot be turned off");
 }
 
 #[test]

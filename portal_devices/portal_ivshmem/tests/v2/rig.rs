@@ -48,6 +48,8 @@ pub(crate) fn config(vectors: u16, base: Option<u64>) -> IvshmemV2Config {
         vectors,
         protocol: 0x4001,
         base,
+        access: Access::ReadWrite,
+        one_shot: false,
         denied_write: DeniedWrite::Drop,
     }
 }

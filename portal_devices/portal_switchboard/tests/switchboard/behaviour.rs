@@ -10,7 +10,6 @@ use crate::board::pages;
 use crate::board::state_in_table;
 use hv_shmem::layout::PeerId;
 use hv_shmem::peers::PeerKind;
-use hv_shmem::peers::PeerState;
 use hv_shmem::peers::Rights;
 use portal_device::Input;
 use portal_switchboard::Admission;
@@ -40,7 +39,9 @@ fn peers_hear_of_each_other_in_order() {
         .expect("room");
     assert_eq!((a.peer, a.epoch), (PeerId(0), 1));
     board.ready(&a).expect("joined");
-    assert_eq!(state_in_table(&mem, a.peer), PeerState::Ready as u32);
+    assert_eq!(state_in_table(&mem, a.peer), 0, "published nothing yet");
+    board.publish(&a, 0x77).expect("live");
+    assert_eq!(state_in_table(&mem, a.peer), 0x77);
     let b = board
         .admit(&lake(), admission("b", &bells(3)))
         .expect("room");
@@ -68,8 +69,11 @@ fn peers_hear_of_each_other_in_order() {
         [Input::PeerQuiescing { peer: 1 }],
         "ready is over"
     );
+    board.publish(&b, 9).expect("live");
     board.gone(&b).expect("live");
-    assert_eq!(state_in_table(&mem, b.peer), PeerState::Dead as u32);
+    assert_eq!(state_in_table(&mem, b.peer), 0);
+    assert!(matches!(board.publish(&b, 9), Err(StepError::Stale(_))));
+    assert_eq!(state_in_table(&mem, b.peer), 0, "a life that is over");
     assert_eq!(inputs(&mut board, &a), [Input::PeerGone { peer: 1 }]);
     assert_eq!(events(&mut board, &a), []);
 }
