@@ -60,7 +60,8 @@ pub struct OwnSection<M> {
     rings_used: u64,
     common_used: u64,
     heartbeat: u64,
-    /// Rings made so far: instances are unique within an epoch (2^32 of them).
+    /// Rings made so far: instances are unique within an epoch (2^32 of them), also
+    /// when several processes of one partition format the section in turn.
     instances: u32,
     recovered: bool,
     arena_taken: bool,
@@ -77,7 +78,9 @@ impl<M: SharedMem> OwnSection<M> {
         let mem = region.section_mem(me)?;
         let generation = region.header().generation;
         let header = SectionHeader::divide(me, epoch, generation, mem.len(), config)?;
-        let this = Self::over(region, mem, header, false);
+        let instances = instances_of(&mem, me, epoch);
+        let mut this = Self::over(region, mem, header, false);
+        this.instances = instances;
         this.write_clean();
         Ok(this)
     }
@@ -96,7 +99,9 @@ impl<M: SharedMem> OwnSection<M> {
             generation: region.header().generation,
             ..old
         };
-        let this = Self::over(region, mem, header, true);
+        let instances = instances_of(&mem, me, epoch);
+        let mut this = Self::over(region, mem, header, true);
+        this.instances = instances;
         this.write_clean();
         Ok(this)
     }
@@ -128,6 +133,8 @@ impl<M: SharedMem> OwnSection<M> {
             directory::write(&self.mem, &self.header, index, &Entry::Free);
         }
         self.mem.write(0, &self.header.to_bytes());
+        self.mem
+            .store_u32(at::INSTANCES, self.instances, Ordering::Relaxed);
         self.set_state(SectionState::Ready);
     }
 
@@ -229,6 +236,8 @@ impl<M: SharedMem> OwnSection<M> {
             None => self.reserve(bytes, in_common)?,
         };
         self.instances = self.instances.wrapping_add(1);
+        self.mem
+            .store_u32(at::INSTANCES, self.instances, Ordering::Relaxed);
         let entry = ProducerEntry {
             key,
             instance: self.instances,
@@ -453,5 +462,14 @@ impl<M: SharedMem> OwnSection<M> {
         self.mem
             .store_u64(at::RINGS_USED, self.rings_used, Ordering::Relaxed);
         Ok(at)
+    }
+}
+
+/// Rings made so far in this epoch by whoever formatted the section before. Another
+/// peer that scribbles here changes a number, not a place.
+fn instances_of<M: SharedMem>(mem: &M, me: PeerId, epoch: u32) -> u32 {
+    match region::copy_section(mem, me, mem.len()) {
+        Ok(old) if old.epoch == epoch => mem.load_u32(at::INSTANCES, Ordering::Relaxed),
+        _ => 0,
     }
 }

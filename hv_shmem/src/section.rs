@@ -27,7 +27,7 @@
 //! | offset | width | field |
 //! |---|---|---|
 //! | 0x80 | 4 | state ([`SectionState`]) |
-//! | 0x84 | 4 | zero |
+//! | 0x84 | 4 | rings made so far in this epoch |
 //! | 0x88 | 8 | heartbeat, counts up while the peer is well |
 //! | 0x90 | 8 | ring storage used, in bytes |
 //! | 0x98 | 8 | used of this peer's slice of the common section, in bytes |
@@ -79,6 +79,7 @@ pub(crate) mod at {
     pub(crate) const ARENA_BYTES: u64 = 0x50;
     pub(crate) const CRC: u64 = 0x7c;
     pub(crate) const STATE: u64 = 0x80;
+    pub(crate) const INSTANCES: u64 = 0x84;
     pub(crate) const HEARTBEAT: u64 = 0x88;
     pub(crate) const RINGS_USED: u64 = 0x90;
     pub(crate) const COMMON_USED: u64 = 0x98;

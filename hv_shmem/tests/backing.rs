@@ -6,6 +6,7 @@ mod process;
 use hv_shmem::backing::Backing;
 use hv_shmem::backing::BackingConfig;
 use hv_shmem::backing::BackingError;
+use hv_shmem::backing::DeviceMemory;
 use hv_shmem::backing::MappedMem;
 use hv_shmem::backing::OpenAs;
 use hv_shmem::backing::Part;
@@ -111,6 +112,55 @@ fn open_as_host(path: &std::path::Path) -> Backing {
             other => return other.unwrap(),
         }
     }
+}
+
+/// A region at an offset of something that can only be mapped, as in `/dev/mem` or
+/// at a region of a VFIO device.
+#[test]
+fn a_region_in_a_device_is_found_behind_its_offset() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("region");
+    let (backing, _host) = region(false, Storage::File(path.clone()));
+    const AT: u64 = 3 << 20;
+    let device = folder.path().join("device");
+    let node = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&device)
+        .unwrap();
+    node.set_len(AT + (1 << 20)).unwrap();
+    let image = std::fs::read(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&node, &image, AT).unwrap();
+    drop(backing);
+    let memory = |at: u64, len: u64, granule: u64| DeviceMemory {
+        path: device.clone(),
+        fd: node.try_clone().unwrap().into(),
+        at,
+        len,
+        granule,
+    };
+    let found = memory(AT, 1 << 20, 4096).header().unwrap();
+    assert_eq!(found.name.as_str(), "backed");
+    traffic(&Backing::open_device(memory(AT, 1 << 20, 4096), OpenAs::Peer).unwrap());
+
+    let refused = Backing::open_device(memory(AT, 1 << 19, 4096), OpenAs::Peer).unwrap_err();
+    assert!(
+        matches!(refused, BackingError::Truncated { .. }),
+        "{refused}"
+    );
+    let refused = memory(AT, 4096, 4096).header().unwrap_err();
+    assert!(
+        matches!(refused, BackingError::Truncated { .. }),
+        "{refused}"
+    );
+    let refused = memory(0, 1 << 20, 4096).header().unwrap_err();
+    assert!(refused.to_string().contains("holds no region"), "{refused}");
+    // 1 MiB cannot be mapped from a node that maps 2 MiB at once.
+    let small = Backing::open_device(memory(AT, 1 << 20, 2 << 20), OpenAs::Peer).unwrap();
+    let refused = small.map(View::peer(A)).unwrap_err();
+    assert!(matches!(refused, BackingError::Granule { .. }), "{refused}");
 }
 
 #[test]

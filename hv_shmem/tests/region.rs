@@ -278,6 +278,27 @@ fn renewing_a_ring_reuses_its_storage_and_makes_a_new_instance() {
     assert_eq!(a.ring_bytes_left(), left);
 }
 
+/// "instance: counts up with every renewal of the ring": also when another process
+/// of the same partition, in the same epoch, formats the section again.
+#[test]
+fn a_section_formatted_twice_in_an_epoch_has_new_rings() {
+    let (mem, mut host) = format(&spec());
+    let mut a = join(&mem, &mut host, A);
+    let mut b = join(&mem, &mut host, B);
+    exchange(&mut a, &mut b, 1, b"one");
+    let again = a.region().join(A, a.epoch(), CONFIG).unwrap();
+    drop(a);
+    let mut a = again;
+    a.create_ring(ring(B, 1, RingLayout::Inline)).unwrap();
+    assert!(
+        a.cursor(B, 1).unwrap().is_none(),
+        "what B consumes is the predecessor's ring"
+    );
+    b.accept_ring(A, 1).expect("not the one accepted before");
+    assert!(a.cursor(B, 1).unwrap().is_some());
+    exchange(&mut a, &mut b, 1, b"two");
+}
+
 #[test]
 fn directory_and_storage_have_limits_that_are_errors() {
     let (mem, mut host) = format(&spec());

@@ -10,6 +10,7 @@ use super::file;
 use super::huge;
 use crate::layout::HUGE_PAGE;
 use crate::layout::Layout;
+use crate::layout::PAGE;
 use crate::layout::RegionSpec;
 use rustix::fs::MemfdFlags;
 use rustix::fs::Mode;
@@ -30,6 +31,8 @@ impl Backing {
             storage: config.storage.clone(),
             numa_node: config.numa_node,
             populate: config.populate,
+            granule: PAGE,
+            measured: true,
             pieces: Vec::new(),
         };
         let whole = 0..spec.size;
@@ -44,6 +47,7 @@ impl Backing {
                     range: whole,
                     part: None,
                     fd,
+                    at: 0,
                     writable: true,
                 });
             }
@@ -119,6 +123,7 @@ fn memfd(range: Range<u64>, part: Option<Part>, huge: bool) -> Result<Piece, Bac
         range,
         part,
         fd,
+        at: 0,
         writable: true,
     })
 }

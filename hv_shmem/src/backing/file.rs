@@ -12,6 +12,7 @@ use super::Storage;
 use crate::header::HEADER_BYTES;
 use crate::header::Header;
 use crate::layout::HEADER_AT;
+use crate::layout::PAGE;
 use crate::region::RegionError;
 use rustix::fs::FallocateFlags;
 use rustix::fs::FileType;
@@ -65,12 +66,15 @@ impl Backing {
                 range: 0..layout.size,
                 part: None,
                 fd,
+                at: 0,
                 writable: open_as != OpenAs::Observer,
             }],
             layout,
             storage: Storage::File(path.into()),
             numa_node: None,
             populate: false,
+            granule: PAGE,
+            measured: true,
         }
     }
 

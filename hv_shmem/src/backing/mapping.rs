@@ -120,6 +120,8 @@ struct Run<'a> {
 /// Neighbouring parts with the same fd and rights become one run.
 fn runs(backing: &Backing, view: View) -> Result<Vec<Run<'_>>, BackingError> {
     let mut runs: Vec<Run<'_>> = Vec::new();
+    // Parts smaller than what the device maps at once share one mapping.
+    let one = backing.granule > backing.layout.page && view != View::OBSERVER;
     for part in backing.parts() {
         let range = backing.range(part);
         // The tail of a sectioned backing has no fd.
@@ -127,10 +129,10 @@ fn runs(backing: &Backing, view: View) -> Result<Vec<Run<'_>>, BackingError> {
         if piece.is_none() && part != super::Part::Tail {
             return Err(BackingError::NoSuchPart { part });
         }
-        let writable = view.writes(part) && piece.is_some_and(|p| p.writable);
+        let writable = (one || view.writes(part)) && piece.is_some_and(|p| p.writable);
         let (next, flat) = match piece {
             Some(p) => (
-                Some((p.fd.as_fd(), range.start - p.range.start)),
+                Some((p.fd.as_fd(), p.at + range.start - p.range.start)),
                 p.part.is_none(),
             ),
             None => (None, false),
@@ -151,6 +153,10 @@ pub(super) fn map(backing: &Backing, view: View) -> Result<Mapping, BackingError
     let len = backing.layout.size;
     let huge = backing.storage == Storage::HugePages;
     let align = if len >= HUGE_PAGE { HUGE_PAGE } else { PAGE };
+    if !len.is_multiple_of(backing.granule) || backing.granule > align {
+        let granule = backing.granule;
+        return Err(BackingError::Granule { len, granule });
+    }
     let reserved_len = usize::try_from(len + align)
         .map_err(|_| BackingError::io("map", rustix::io::Errno::NOMEM))?;
     // SAFETY: a new range of no rights; nothing else is touched.

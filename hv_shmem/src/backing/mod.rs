@@ -5,6 +5,7 @@
 //! | memfd | flat, sectioned | size seals from the start; write seals once the owner has mapped |
 //! | huge pages | flat, sectioned | as memfd; pages are reserved when mapped, never `MAP_NORESERVE` |
 //! | file | flat | cannot be sealed: locked by its host, blocks allocated at creation, truncation detected ([`Backing::check`]) and contained ([`fault_guard`]) |
+//! | device memory | flat | the VMM that gave the device: [`Backing::open_device`] |
 //!
 //! A *sectioned* backing has one fd for the host pages, one for the common
 //! section and one a peer. [`Backing::map`] puts them side by side, so that the
@@ -17,6 +18,7 @@
 //! guests' second-stage mappings (the VMM).
 
 mod create;
+mod device;
 pub mod fault_guard;
 pub(crate) mod file;
 mod huge;
@@ -24,12 +26,14 @@ mod mapping;
 mod numa;
 mod share;
 
+pub use device::DeviceMemory;
 pub use file::OpenAs;
 pub use huge::PoolState;
 pub use mapping::MappedMem;
 pub use mapping::Mapping;
 pub use share::SharedPart;
 
+use crate::layout::HUGE_PAGE;
 use crate::layout::Layout;
 use crate::layout::LayoutError;
 use crate::layout::PeerId;
@@ -234,6 +238,16 @@ pub enum BackingError {
         /// The part.
         part: Part,
     },
+    /// A device that maps nothing as small as the region.
+    #[error(
+        "the region has {len} bytes; its device maps multiples of {granule} bytes, at most {HUGE_PAGE}"
+    )]
+    Granule {
+        /// Size of the region in bytes.
+        len: u64,
+        /// What the device maps at once, in bytes.
+        granule: u64,
+    },
     /// More live mappings than this process can watch.
     #[error("{limit} mappings are live; a process holds no more")]
     TooManyMappings {
@@ -265,6 +279,8 @@ struct Piece {
     /// `None` for a flat backing: all parts.
     part: Option<Part>,
     fd: OwnedFd,
+    /// Where in the fd the bytes begin.
+    at: u64,
     /// Whether the fd was opened for writing.
     writable: bool,
 }
@@ -276,6 +292,10 @@ pub struct Backing {
     storage: Storage,
     numa_node: Option<u32>,
     populate: bool,
+    /// What mappings have to be multiples of: a page, unless a device wants more.
+    granule: u64,
+    /// Whether `fstat` tells how many bytes there are; a device has them all.
+    measured: bool,
     pieces: Vec<Piece>,
 }
 
@@ -314,6 +334,9 @@ impl Backing {
     /// # Errors
     /// [`BackingError::Truncated`].
     pub fn check(&self) -> Result<(), BackingError> {
+        if !self.measured {
+            return Ok(());
+        }
         for piece in &self.pieces {
             let stat = rustix::fs::fstat(&piece.fd).map_err(|e| BackingError::io("fstat", e))?;
             let have = stat.st_size.max(0) as u64;
@@ -367,7 +390,7 @@ impl Backing {
     /// [`BackingError::NoSuchPart`].
     pub fn part_fd(&self, part: Part) -> Result<(BorrowedFd<'_>, u64), BackingError> {
         let piece = self.piece(part)?;
-        let at = self.range(part).start - piece.range.start;
+        let at = piece.at + self.range(part).start - piece.range.start;
         Ok((piece.fd.as_fd(), at))
     }
 

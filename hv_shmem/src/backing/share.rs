@@ -9,6 +9,7 @@ use super::Storage;
 use super::View;
 use super::file;
 use crate::header::Header;
+use crate::layout::PAGE;
 use crate::region::RegionError;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
@@ -81,6 +82,8 @@ impl Backing {
             storage: Storage::Memfd,
             numa_node: None,
             populate: false,
+            granule: PAGE,
+            measured: true,
             pieces: Vec::new(),
         };
         for shared in parts {
@@ -92,6 +95,7 @@ impl Backing {
                 range,
                 part: shared.part,
                 fd: shared.fd,
+                at: 0,
                 writable: shared.writable,
             });
         }
