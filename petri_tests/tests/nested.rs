@@ -3,41 +3,12 @@
 //!
 //! `PORTAL_STATIC` names a statically linked `portal`; without it, it is built here.
 
+mod portal;
+
 use petri_tests::lab::Artifacts;
 use petri_tests::lab::LabError;
 use petri_tests::lab::Machine;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
-
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-
-/// A `portal` that needs no library: the lab's machine has none.
-fn portal() -> PathBuf {
-    if let Some(path) = std::env::var_os("PORTAL_STATIC") {
-        return path.into();
-    }
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    // A target folder of its own: this runs while another build may hold the lock.
-    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("static");
-    let status = Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--package=portal",
-            "--target",
-            TARGET,
-        ])
-        .arg("--target-dir")
-        .arg(&target)
-        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
-        .current_dir(root)
-        .status()
-        .expect("cargo runs");
-    assert!(status.success(), "cargo build ended with {status}");
-    target.join(TARGET).join("debug/portal")
-}
 
 #[test]
 fn demo_and_doctor_on_nested_paging() -> Result<(), LabError> {
@@ -50,7 +21,7 @@ fn demo_and_doctor_on_nested_paging() -> Result<(), LabError> {
     };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut machine = Machine::new(artifacts)?;
-    machine.files().copy("bin/portal", &portal())?;
+    machine.files().copy("bin/portal", &portal::program())?;
     machine
         .job("doctor", "portal doctor; true", Duration::from_secs(60))
         .job(

@@ -4,7 +4,7 @@
 //! Page tables follow the Intel SDM, volume 3, 4.5 (4-level paging).
 
 use crate::VmmError;
-use crate::hv::FlatStart;
+use crate::hv::LongModeStart;
 use crate::memory::HostRange;
 use portal_boot_abi as abi;
 use portal_boot_abi::BootInfo;
@@ -109,7 +109,7 @@ impl FlatBoot<'_> {
     /// # Errors
     /// [`VmmError::Config`] when the image, the command line or the page tables
     /// do not fit.
-    pub(crate) fn load(&self, ram: &GuestRam) -> Result<Vec<FlatStart>, VmmError> {
+    pub(crate) fn load(&self, ram: &GuestRam) -> Result<Vec<LongModeStart>, VmmError> {
         let (_, low) = abi::low_ram(ram.bytes());
         let room = low.saturating_sub(abi::IMAGE_GPA);
         let len = self.image.len() as u64;
@@ -149,10 +149,14 @@ impl FlatBoot<'_> {
                 ..self.info
             };
             put(rdi, &info.to_bytes())?;
-            starts.push(FlatStart {
+            starts.push(LongModeStart {
                 rip: abi::IMAGE_GPA,
                 rsp,
                 rdi,
+                rsi: 0,
+                code: abi::SELECTOR_KERNEL_CODE,
+                data: abi::SELECTOR_KERNEL_DATA,
+                xsave: true,
                 cr3: abi::PAGE_TABLES_GPA,
                 gdt: abi::GDT_GPA,
                 gdt_limit: (size_of_val(&GDT) - 1) as u16,

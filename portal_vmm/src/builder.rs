@@ -4,6 +4,7 @@
 use crate::Console;
 use crate::DeniedWrite;
 use crate::Join;
+use crate::LinuxImage;
 use crate::Member;
 use crate::Partition;
 use crate::RamBacking;
@@ -26,16 +27,20 @@ use crate::hv;
 use crate::hv::HvPartition;
 use crate::hv::HvVcpu;
 use crate::hv::Hypervisor;
+use crate::linux::COM1_INPUT;
+use crate::linux::LinuxBoot;
 use crate::memory::HostMemory;
 use crate::memory::PAGE;
 use crate::partition::Parts;
 use crate::partition::ThreadPlan;
 use crate::pci;
+use crate::platform::Machine;
 use crate::platform::Paths;
 use crate::platform::Platform;
 use crate::platform::Resources;
 use crate::resolvers::DeviceContext;
 use crate::resolvers::PciResolvers;
+use hv_shmem::doorbell::EventFd;
 use portal_boot_abi as abi;
 use portal_boot_abi::BootInfo;
 use portal_boot_abi::RegionInfo;
@@ -44,6 +49,7 @@ use portal_resources::FixedRegionHandle;
 use portal_resources::PciDevice;
 use portal_resources::Resource;
 use std::borrow::Cow;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -58,6 +64,8 @@ pub const DEFAULT_RAM: u64 = 64 << 20;
 pub enum Image {
     /// A flat 64-bit image, as `portal_boot_abi` describes.
     Flat(Cow<'static, [u8]>),
+    /// A Linux kernel and its initrd.
+    Linux(LinuxImage),
 }
 
 /// A partition to be made. Fields may be set directly or by the methods of the
@@ -74,7 +82,8 @@ pub struct PartitionBuilder {
     pub ram_backing: RamBacking,
     /// What to boot.
     pub image: Image,
-    /// Command line for the image, at most 4095 bytes.
+    /// Command line for the image: at most 4095 bytes for a flat one, for Linux
+    /// what the kernel takes.
     pub cmdline: String,
     /// Where console output goes.
     pub console: Console,
@@ -331,8 +340,16 @@ impl PartitionBuilder {
             devices.push(binding);
         }
         let vcpus = self.make_vcpus(hypervisor, &*hv, &ram, &plan)?;
-        let uart = Uart::new(self.console);
-        let platform = Platform::new(ram, resources, self.regions, devices, slots, uart);
+        let machine = match &self.image {
+            Image::Flat(_) => Machine::Flat,
+            Image::Linux(_) => Machine::Pc,
+        };
+        let interrupt = match machine {
+            Machine::Pc if hypervisor.capabilities().irqfd => Some(console_interrupt(&*hv)?),
+            Machine::Pc | Machine::Flat => None,
+        };
+        let uart = Uart::new(self.console, interrupt);
+        let platform = Platform::new(machine, ram, resources, self.regions, devices, slots, uart);
         Ok(Partition::new(Parts {
             name: self.name,
             created,
@@ -436,7 +453,25 @@ impl PartitionBuilder {
         for index in 0..self.vcpus {
             vcpus.push(hv.create_vcpu(index, self.vcpus)?);
         }
-        let Image::Flat(image) = &self.image;
+        let image = match &self.image {
+            Image::Flat(image) => image,
+            Image::Linux(image) => {
+                let start = LinuxBoot {
+                    partition: &self.name,
+                    image,
+                    cmdline: &self.cmdline,
+                    vcpus: self.vcpus,
+                }
+                .load(ram)?;
+                for vcpu in &mut vcpus {
+                    vcpu.set_firmware_msrs()?;
+                }
+                if let Some(first) = vcpus.first_mut() {
+                    first.start_long_mode(&start)?;
+                }
+                return Ok(vcpus);
+            }
+        };
         let mut info = BootInfo::new();
         let (hz, is_host) = hv.tsc();
         info.tsc_hz = hz;
@@ -473,8 +508,18 @@ impl PartitionBuilder {
         }
         .load(ram)?;
         for (vcpu, start) in vcpus.iter_mut().zip(&starts) {
-            vcpu.start_flat(start)?;
+            vcpu.start_long_mode(start)?;
         }
         Ok(vcpus)
     }
+}
+
+/// An event whose signals are interrupts of the serial console.
+fn console_interrupt(hv: &dyn HvPartition) -> Result<EventFd, VmmError> {
+    let event = EventFd::new().map_err(|error| VmmError::Hypervisor {
+        call: "eventfd",
+        source: std::io::Error::other(error),
+    })?;
+    hv.connect_input(event.as_fd(), COM1_INPUT)?;
+    Ok(event)
 }

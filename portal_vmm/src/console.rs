@@ -1,12 +1,16 @@
 //! The serial console: a 16550 (by `vm-superio`) whose output goes to a
 //! [`Console`] of the caller's choice.
 //!
-//! The guest polls; no interrupt is wired. What it writes is untrusted bytes:
-//! they are passed on as they are, held back at most one line, and a capture has
-//! a limit. Left out: input.
+//! Its interrupt is an event that the kernel turns into an edge of COM1's input,
+//! where one is wired; a flat image polls. What the guest writes is untrusted
+//! bytes: they are passed on as they are, held back at most one line, and a
+//! capture has a limit. Input that the guest does not take waits, up to a limit.
 
+use hv_shmem::doorbell::Doorbell as _;
+use hv_shmem::doorbell::DoorbellError;
+use hv_shmem::doorbell::EventFd;
 use portal_boot_abi::CONSOLE_PORT;
-use std::convert::Infallible;
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::io::Write;
@@ -20,6 +24,8 @@ use vm_superio::Trigger;
 const LINE_MAX: usize = 1024;
 /// Most bytes that a capture keeps; a guest that writes more loses the rest.
 const CAPTURE_MAX: usize = 1 << 20;
+/// Most input bytes that wait for the guest.
+const INPUT_MAX: usize = 64 << 10;
 /// Registers of a 16550.
 const REGISTERS: u16 = 8;
 
@@ -160,32 +166,39 @@ impl Write for Sink {
     }
 }
 
-/// The interrupt line of the UART, which goes nowhere.
-struct NoInterrupt;
+/// The interrupt line of the UART, if it goes anywhere.
+struct Line(Option<EventFd>);
 
-impl Trigger for NoInterrupt {
-    type E = Infallible;
+impl Trigger for Line {
+    type E = DoorbellError;
 
-    fn trigger(&self) -> Result<(), Infallible> {
-        Ok(())
+    fn trigger(&self) -> Result<(), DoorbellError> {
+        match &self.0 {
+            Some(event) => event.ring(),
+            None => Ok(()),
+        }
     }
 }
 
 /// The UART at its eight ports.
 pub(crate) struct Uart {
-    serial: Serial<NoInterrupt, vm_superio::serial::NoEvents, Sink>,
+    serial: Serial<Line, vm_superio::serial::NoEvents, Sink>,
+    /// Input that the guest has had no room for.
+    waiting: VecDeque<u8>,
     /// Writes that the sink refused.
     lost: u64,
 }
 
 impl Uart {
-    pub(crate) fn new(console: Console) -> Self {
+    /// `interrupt` is signalled for each interrupt.
+    pub(crate) fn new(console: Console, interrupt: Option<EventFd>) -> Self {
         let sink = Sink {
             console,
             line: Vec::new(),
         };
         Self {
-            serial: Serial::new(NoInterrupt, sink),
+            serial: Serial::new(Line(interrupt), sink),
+            waiting: VecDeque::new(),
             lost: 0,
         }
     }
@@ -208,6 +221,27 @@ impl Uart {
     pub(crate) fn read(&mut self, register: u8, data: &mut [u8]) {
         for byte in data {
             *byte = self.serial.read(register);
+        }
+        if !self.waiting.is_empty() {
+            self.feed();
+        }
+    }
+
+    /// Bytes typed at the console; returns how many were taken.
+    pub(crate) fn input(&mut self, bytes: &[u8]) -> usize {
+        let room = INPUT_MAX.saturating_sub(self.waiting.len());
+        let taken = bytes.len().min(room);
+        self.waiting.extend(bytes.iter().take(taken));
+        self.feed();
+        taken
+    }
+
+    /// Moves waiting input into the UART's buffer, as far as it has room.
+    fn feed(&mut self) {
+        let room = self.serial.fifo_capacity().min(self.waiting.len());
+        let next: Vec<u8> = self.waiting.iter().take(room).copied().collect();
+        if let Ok(taken) = self.serial.enqueue_raw_bytes(&next) {
+            self.waiting.drain(..taken);
         }
     }
 
@@ -232,7 +266,7 @@ mod tests {
     use super::*;
 
     fn text_of(console: Console, output: &[u8]) {
-        let mut uart = Uart::new(console);
+        let mut uart = Uart::new(console, None);
         uart.write(0, output);
         uart.finish();
         assert_eq!(uart.lost(), 0);
@@ -256,7 +290,7 @@ mod tests {
             prefix: String::new(),
             to: Box::new(captured.clone()),
         };
-        let mut uart = Uart::new(console);
+        let mut uart = Uart::new(console, None);
         uart.write(0, &[b'x'; LINE_MAX + 1]);
         assert_eq!(captured.text().len(), LINE_MAX);
     }
@@ -266,6 +300,30 @@ mod tests {
         let (console, captured) = Console::capture();
         text_of(console, &vec![b'x'; CAPTURE_MAX + 10]);
         assert_eq!(captured.text().len(), CAPTURE_MAX);
+    }
+
+    #[test]
+    fn input_waits_for_room_and_raises_the_interrupt() {
+        let event = EventFd::new().unwrap();
+        let mut uart = Uart::new(Console::Discard, Some(event.try_clone().unwrap()));
+        // Interrupt for received data.
+        uart.write(1, &[1]);
+        let text: Vec<u8> = (0..200).collect();
+        assert_eq!(uart.input(&text), 200);
+        assert!(event.take().unwrap());
+        let mut got = Vec::new();
+        let mut status = [0];
+        loop {
+            uart.read(5, &mut status);
+            if status[0] & 1 == 0 {
+                break;
+            }
+            let mut byte = [0];
+            uart.read(0, &mut byte);
+            got.extend(byte);
+        }
+        assert_eq!(got, text);
+        assert_eq!(uart.input(&vec![b'x'; 2 * INPUT_MAX]), INPUT_MAX);
     }
 
     #[test]

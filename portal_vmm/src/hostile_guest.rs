@@ -39,6 +39,7 @@ use crate::memory::HostMemory;
 use crate::memory::HostRange;
 use crate::memory::RamBacking;
 use crate::pci;
+use crate::platform::Machine;
 use crate::platform::Paths;
 use crate::platform::Platform;
 use crate::platform::Resources;
@@ -126,6 +127,10 @@ impl HvPartition for Recorder {
 
     fn signal(&self, _: MsiMessage) -> Result<(), VmmError> {
         self.signals.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn connect_input(&self, _: BorrowedFd<'_>, _: u32) -> Result<(), VmmError> {
         Ok(())
     }
 
@@ -247,8 +252,16 @@ fn guest() -> Guest {
         writable: Writable::Own,
         denied_write: DeniedWrite::Drop,
     };
-    let uart = Uart::new(Console::Discard);
-    let platform = Platform::new(ram, resources, vec![attachment], devices, slots, uart);
+    let uart = Uart::new(Console::Discard, None);
+    let platform = Platform::new(
+        Machine::Flat,
+        ram,
+        resources,
+        vec![attachment],
+        devices,
+        slots,
+        uart,
+    );
     let platform = Arc::new(platform);
     Guest {
         vcpu: VcpuPlatform {

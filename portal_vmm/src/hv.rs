@@ -88,6 +88,13 @@ pub trait HvPartition: Send + Sync {
     /// [`VmmError::Hypervisor`].
     fn signal(&self, message: MsiMessage) -> Result<(), VmmError>;
 
+    /// From now on a signal of `event` is a pulse on an edge-triggered input of
+    /// the interrupt controller (0 to 23), for as long as the partition lives.
+    ///
+    /// # Errors
+    /// [`VmmError::Hypervisor`], also where there is no irqfd.
+    fn connect_input(&self, event: BorrowedFd<'_>, input: u32) -> Result<(), VmmError>;
+
     /// Sets the level of an input of the interrupt controller (0 to 23).
     ///
     /// # Errors
@@ -118,15 +125,23 @@ pub trait HvPartition: Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterruptRoute(pub u32);
 
-/// Registers with which a flat image starts.
-#[derive(Clone, Copy, Debug)]
-pub struct FlatStart {
+/// Registers with which a vCPU starts in 64-bit mode, ring 0.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LongModeStart {
     /// First instruction.
     pub rip: u64,
     /// Initial stack pointer.
     pub rsp: u64,
-    /// First argument: address of the vCPU's boot information.
+    /// First argument of a flat image: address of the vCPU's boot information.
     pub rdi: u64,
+    /// Second argument; for Linux, the address of its boot parameters.
+    pub rsi: u64,
+    /// Selector of the code segment.
+    pub code: u16,
+    /// Selector of every data segment.
+    pub data: u16,
+    /// Whether XSAVE is on, with `XCR0` as [`HvVcpu::xcr0`] says.
+    pub xsave: bool,
     /// Page-table root.
     pub cr3: u64,
     /// Address of the GDT.
@@ -137,12 +152,19 @@ pub struct FlatStart {
 
 /// One virtual processor. Belongs to one thread from [`HvVcpu::bind`] on.
 pub trait HvVcpu: Send {
-    /// Sets the state in which a flat image starts (64-bit, ring 0, see
-    /// `portal_boot_abi`).
+    /// Sets the state in which the vCPU starts, and makes it ready to run.
     ///
     /// # Errors
     /// [`VmmError::Hypervisor`].
-    fn start_flat(&mut self, start: &FlatStart) -> Result<(), VmmError>;
+    fn start_long_mode(&mut self, start: &LongModeStart) -> Result<(), VmmError>;
+
+    /// Sets the model-specific registers as firmware leaves them on every
+    /// processor: fast string operations on, memory write-back unless page tables
+    /// say otherwise (Intel SDM 3, 12.11.2.1).
+    ///
+    /// # Errors
+    /// [`VmmError::Hypervisor`].
+    fn set_firmware_msrs(&mut self) -> Result<(), VmmError>;
 
     /// Value of `XCR0` that the guest starts with; 0 without XSAVE.
     fn xcr0(&self) -> u64;
@@ -195,6 +217,10 @@ pub trait ExitHandler {
 pub enum StopCause {
     /// The guest asked to stop, with this code.
     Exit(u32),
+    /// The guest turned its power off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
     /// The guest did what it may not.
     Fault(crate::FaultKind),
 }

@@ -48,7 +48,7 @@
 //! | module | owns |
 //! |---|---|
 //! | [`hv`], [`kvm`] | what is asked of a hypervisor, and KVM's answer |
-//! | `builder`, `boot`, `firmware` | from a configuration to a partition that could run |
+//! | `builder`, `boot`, `linux`, `firmware` | from a configuration to a partition that could run |
 //! | `partition`, `vcpu_thread`, `watchdog` | its life, its threads, its deadline |
 //! | `platform`, `address_map`, `pci`, `console` | what a guest's accesses meet |
 //! | `binding`, `fabric`, `listener` | effects of devices; doorbells |
@@ -76,6 +76,7 @@ mod guard;
 mod hostile_guest;
 pub mod hv;
 pub mod kvm;
+mod linux;
 mod listener;
 mod memory;
 mod outcome;
@@ -105,6 +106,7 @@ pub use error::VmmError;
 pub use fabric::Bells;
 pub use fabric::Fabric;
 pub use kvm::Kvm;
+pub use linux::LinuxImage;
 pub use memory::HostMemory;
 pub use memory::HostRange;
 pub use memory::RamBacking;

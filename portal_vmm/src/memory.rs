@@ -193,6 +193,11 @@ impl HostRange {
         self.mem.as_ptr().addr() as u64
     }
 
+    /// The first byte. Whatever is made of it must not outlive the range.
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        self.mem.as_ptr()
+    }
+
     /// `len` bytes from `at`; `None` when they do not lie inside.
     pub fn part(&self, at: u64, len: u64) -> Option<Self> {
         Some(Self {

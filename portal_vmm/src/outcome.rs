@@ -13,6 +13,11 @@ use std::time::Duration;
 pub enum Outcome {
     /// The guest wrote this code to the exit port.
     Exited(u32),
+    /// The guest turned its power off.
+    PoweredOff,
+    /// The guest asked for a reset. Whoever runs the partition builds it again
+    /// from its images, or leaves it at that.
+    Reset,
     /// The guest did what it may not, or its backing went away.
     Faulted(Fault),
     /// The deadline passed first.
@@ -22,9 +27,10 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Whether the guest ended by itself with code 0.
+    /// Whether the guest ended by itself and well: with code 0 or by turning its
+    /// power off.
     pub fn is_success(&self) -> bool {
-        matches!(self, Self::Exited(0))
+        matches!(self, Self::Exited(0) | Self::PoweredOff)
     }
 }
 
@@ -32,6 +38,8 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exited(code) => write!(f, "exited with code {code}"),
+            Self::PoweredOff => write!(f, "powered off"),
+            Self::Reset => write!(f, "reset itself"),
             Self::Faulted(fault) => write!(f, "stopped: {fault}"),
             Self::Deadline(overrun) => write!(f, "stopped: {overrun}"),
             Self::Stopped => write!(f, "stopped by the host"),

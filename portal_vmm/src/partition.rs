@@ -8,7 +8,7 @@
 //!     │                │      resume     │
 //!     └──── stop ──────┴────── stop ─────┴──▶ ended (one Outcome, for good)
 //!                      │
-//!                      └─ exit port, fault, deadline ──▶ ended
+//!                      └─ exit port, power-off, reset, fault, deadline ──▶ ended
 //! ```
 //!
 //! One thread runs each vCPU. What they are to do is one atomic byte, looked at
@@ -67,6 +67,8 @@ pub(crate) enum Request {
 #[derive(Clone, Debug)]
 enum Ending {
     Exited(u32),
+    PoweredOff,
+    Reset,
     Faulted(Fault),
     Deadline,
     Stopped,
@@ -139,6 +141,8 @@ impl Shared {
     pub(crate) fn stopped_by(&self, vcpu: Option<u32>, rip: Option<u64>, cause: StopCause) {
         let ending = match cause {
             StopCause::Exit(code) => Ending::Exited(code),
+            StopCause::PowerOff => Ending::PoweredOff,
+            StopCause::Reset => Ending::Reset,
             StopCause::Fault(kind) => Ending::Faulted(Fault {
                 partition: self.name.clone(),
                 vcpu,
@@ -202,6 +206,8 @@ impl Shared {
         }
         Some(match control.ending.clone()? {
             Ending::Exited(code) => Outcome::Exited(code),
+            Ending::PoweredOff => Outcome::PoweredOff,
+            Ending::Reset => Outcome::Reset,
             Ending::Faulted(fault) => Outcome::Faulted(fault),
             Ending::Stopped => Outcome::Stopped,
             Ending::Deadline => Outcome::Deadline(Overrun {
@@ -535,6 +541,12 @@ impl Partition {
         let members = self.shared.members.lock();
         let members = members.unwrap_or_else(PoisonError::into_inner);
         members.iter().try_for_each(Member::ready)
+    }
+
+    /// Types bytes at the serial console. What the guest has no room for waits, up
+    /// to 64 KiB; returns how many were taken.
+    pub fn console_input(&self, bytes: &[u8]) -> usize {
+        self.shared.platform.uart().input(bytes)
     }
 
     /// Frequency of the guest's TSC in Hz (0 when unknown) and whether it reads

@@ -1,9 +1,10 @@
 //! What a guest's accesses meet when they are not memory: ports, configuration
 //! space, device registers, and memory that is read-only or gone.
 //!
-//! Everything a guest sends here is untrusted. An address that nothing answers
-//! stops the partition; a port that nothing answers reads as ones and is
-//! counted, as on hardware. Runs on the vCPU's thread; locks are held only while
+//! Everything a guest sends here is untrusted. A port that nothing answers reads as
+//! ones and is counted, as on hardware. So does an address under an operating
+//! system made for PCs, which looks for devices that are not there; under a flat
+//! image it stops the partition, for there it is a mistake. Runs on the vCPU's thread; locks are held only while
 //! an access is answered, never across a guest entry. Lock order: a device, then
 //! the address map.
 
@@ -22,6 +23,7 @@ use crate::guard::stands;
 use crate::hv::ExitHandler;
 use crate::hv::HvPartition;
 use crate::hv::StopCause;
+use crate::linux::power;
 use crate::listener::Owner;
 use crate::pci;
 use crate::pci::ConfigPorts;
@@ -110,8 +112,18 @@ impl Resources {
     }
 }
 
+/// What a guest expects of the machine around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Machine {
+    /// Only what `portal_boot_abi` names.
+    Flat,
+    /// What ACPI describes, and a bus that reads as ones where nothing answers.
+    Pc,
+}
+
 /// What the vCPUs of one partition share.
 pub(crate) struct Platform {
+    machine: Machine,
     pub(crate) ram: GuestRam,
     pub(crate) resources: Resources,
     regions: Vec<RegionAttachment>,
@@ -124,6 +136,7 @@ pub(crate) struct Platform {
 
 impl Platform {
     pub(crate) fn new(
+        machine: Machine,
         ram: GuestRam,
         resources: Resources,
         regions: Vec<RegionAttachment>,
@@ -132,6 +145,7 @@ impl Platform {
         uart: Uart,
     ) -> Self {
         Self {
+            machine,
             slots,
             ram,
             resources,
@@ -252,6 +266,15 @@ impl VcpuPlatform {
         })
     }
 
+    /// Whether nothing lies there, on a machine where that is no fault.
+    fn floats(&self, found: Option<&Found>) -> bool {
+        let floats = found.is_none() && self.platform.machine == Machine::Pc;
+        if floats {
+            count(&self.counters.unknown_memory);
+        }
+        floats
+    }
+
     fn region_name(&self, attachment: usize) -> String {
         let attached = self.platform.regions.get(attachment);
         attached.map_or(String::new(), |at| at.region.name().to_owned())
@@ -351,6 +374,10 @@ impl ExitHandler for VcpuPlatform {
             self.platform.uart().read(register, data);
             return Ok(());
         }
+        if self.platform.machine == Machine::Pc && power::claims(port) {
+            data.fill(0);
+            return Ok(());
+        }
         data.fill(0xFF);
         let ports = self.platform.config_ports.lock();
         let ports = ports.unwrap_or_else(PoisonError::into_inner);
@@ -387,6 +414,9 @@ impl ExitHandler for VcpuPlatform {
         if let Some(register) = Uart::register(port) {
             self.platform.uart().write(register, data);
             return Ok(());
+        }
+        if self.platform.machine == Machine::Pc && power::claims(port) {
+            return power::write(port, data.first().copied().unwrap_or(0));
         }
         let ports = self.platform.config_ports.lock();
         let mut ports = ports.unwrap_or_else(PoisonError::into_inner);
@@ -433,6 +463,10 @@ impl ExitHandler for VcpuPlatform {
                 place: Place::Region { .. } | Place::DeviceMemory { .. },
                 ..
             }) if !stands(Guard::LostBacking) => {
+                data.fill(0xFF);
+                Ok(())
+            }
+            none if self.floats(none.as_ref()) => {
                 data.fill(0xFF);
                 Ok(())
             }
@@ -487,6 +521,7 @@ impl ExitHandler for VcpuPlatform {
                 }
                 Ok(())
             }
+            none if self.floats(none.as_ref()) => Ok(()),
             _ => Err(self.stray(found, gpa, data.len(), true)),
         }
     }

@@ -16,6 +16,7 @@ pub(crate) struct Counters {
     pub(crate) mmio_writes: AtomicU64,
     pub(crate) dropped_stores: AtomicU64,
     pub(crate) unknown_ports: AtomicU64,
+    pub(crate) unknown_memory: AtomicU64,
 }
 
 /// Adds one; only the owner writes, so no locked operation is needed.
@@ -43,6 +44,8 @@ pub struct VcpuStats {
     pub dropped_stores: u64,
     /// Accesses to ports that nothing answers.
     pub unknown_ports: u64,
+    /// Accesses to addresses that nothing answers, where that is no fault.
+    pub unknown_memory: u64,
     /// The kernel's own counters by name, empty where it keeps none.
     pub kernel: BTreeMap<String, u64>,
 }
@@ -59,6 +62,7 @@ impl Counters {
             mmio_writes: get(&self.mmio_writes),
             dropped_stores: get(&self.dropped_stores),
             unknown_ports: get(&self.unknown_ports),
+            unknown_memory: get(&self.unknown_memory),
             kernel: BTreeMap::new(),
         }
     }

@@ -4,6 +4,7 @@
 use super::Backing;
 use super::Config;
 use super::Guest;
+use super::Partition;
 use super::schema::bytes;
 use super::source::Flaw;
 use super::source::Located;
@@ -27,6 +28,9 @@ pub(crate) fn check(config: &Config, folder: &Path) -> Vec<Flaw> {
         }
     }
     for partition in &config.partitions {
+        if let Guest::Linux { kernel, initrd, .. } = &partition.guest {
+            linux(folder, partition, kernel, initrd.as_ref(), &mut flaws);
+        }
         if let Guest::Image { path, .. } = &partition.guest
             && let Some(size) = file(
                 folder,
@@ -53,6 +57,45 @@ pub(crate) fn check(config: &Config, folder: &Path) -> Vec<Flaw> {
     }
     memory(config, &mut flaws);
     flaws
+}
+
+/// What can be seen from outside: files that are there, and RAM for both.
+fn linux(
+    folder: &Path,
+    partition: &Partition,
+    kernel: &Located<PathBuf>,
+    initrd: Option<&Located<PathBuf>>,
+    flaws: &mut Vec<Flaw>,
+) {
+    let hint = "name a bzImage or vmlinux, for example one of /boot";
+    let mut taken = file(folder, kernel, hint.to_owned(), flaws).unwrap_or(0);
+    if taken > partition.ram.value {
+        flaws.push(kernel.flaw(format!(
+            "{} has {}, its partition {} of RAM",
+            kernel.value.display(),
+            bytes(taken),
+            bytes(partition.ram.value)
+        )));
+    }
+    let Some(initrd) = initrd else {
+        return;
+    };
+    let hint = "name an initrd, for example one of /boot";
+    if let Some(size) = file(folder, initrd, hint.to_owned(), flaws) {
+        taken = taken.saturating_add(size);
+        if taken > partition.ram.value {
+            flaws.push(
+                initrd
+                    .flaw(format!(
+                        "{} has {}, with the kernel more than its partition's {} of RAM",
+                        initrd.value.display(),
+                        bytes(size),
+                        bytes(partition.ram.value)
+                    ))
+                    .hint("give the partition more ram"),
+            );
+        }
+    }
 }
 
 fn region_hint(size: u64) -> String {

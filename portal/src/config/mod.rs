@@ -69,6 +69,8 @@ pub(crate) struct Partition {
     pub ram: Located<u64>,
     /// What it runs.
     pub guest: Guest,
+    /// Where its console's output goes.
+    pub console: Output,
     /// Its devices, in the order in which they get their places on the bus.
     pub devices: Vec<Device>,
 }
@@ -98,6 +100,24 @@ pub(crate) enum Guest {
         /// Its command line.
         cmdline: Option<Located<String>>,
     },
+    /// A Linux kernel.
+    Linux {
+        /// A bzImage or an ELF file.
+        kernel: Located<PathBuf>,
+        /// Its initial RAM file system.
+        initrd: Option<Located<PathBuf>>,
+        /// Its command line.
+        cmdline: Option<Located<String>>,
+    },
+}
+
+/// Where a partition's console output goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// To the terminal, each line with the partition's name in front.
+    Prefix,
+    /// Into a file, which is emptied first.
+    File(Located<PathBuf>),
 }
 
 /// `[[partition.task]]`: one thing that a built-in agent is asked to do.

@@ -201,7 +201,7 @@ fn tasks(config: &Config, partition: &Partition, flaws: &mut Vec<Flaw>) {
         }
         if !matches!(peer.guest, Guest::Warp { .. }) {
             flaws.push(task.peer.flaw(format!(
-                "{:?} runs an image; only the built-in guest answers a task",
+                "{:?} runs a program of its own; only the built-in guest answers a task",
                 task.peer.value
             )));
         }

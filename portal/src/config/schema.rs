@@ -5,6 +5,7 @@ use super::Backing;
 use super::Config;
 use super::Device;
 use super::Guest;
+use super::Output;
 use super::Partition;
 use super::Place;
 use super::Region;
@@ -32,6 +33,13 @@ const PAGE: u64 = 4096;
 const RAM_MIN: u64 = 2 << 20;
 /// Most guest RAM: it ends where the window of the regions starts.
 const RAM_MAX: u64 = abi::WINDOW64_GPA - abi::HIGH_RAM_GPA + abi::LOW_RAM_MAX;
+/// RAM of a partition that does not say, by what it runs.
+const RAM_FLAT: u64 = 16 << 20;
+const RAM_LINUX: u64 = 256 << 20;
+/// Longest command line of a Linux kernel on x86-64.
+const LINUX_CMDLINE_MAX: usize = 2047;
+/// What a console key that names a file begins with.
+const CONSOLE_FILE: &str = "file:";
 /// Most vectors of an ivshmem device: MSI-X allows 2048, the Windows driver 64.
 const VECTORS_MAX: u64 = 64;
 /// Most rounds of a task: a command to an agent has 32 bits for them.
@@ -137,11 +145,14 @@ fn partition(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Partiti
     let vcpus = table.number("vcpus", 1..u64::from(abi::MAX_VCPUS) + 1, flaws);
     let vcpus = vcpus.unwrap_or_else(|| absent(&table, 1));
     let ram = size_within(&mut table, "ram", RAM_MIN..RAM_MAX + 1, flaws);
-    let ram = ram.unwrap_or_else(|| absent(&table, 16 << 20));
+    let linux = table.has("kernel");
+    let ram_default = if linux { RAM_LINUX } else { RAM_FLAT };
+    let ram = ram.unwrap_or_else(|| absent(&table, ram_default));
     if !ram.value.is_multiple_of(PAGE) {
         flaws.push(ram.flaw(format!("{} is no multiple of 4 KiB", bytes(ram.value))));
     }
     let guest = guest(&mut table, flaws);
+    let console = console(&mut table, flaws);
     let mut devices = Vec::new();
     for reader in table.tables("device", flaws) {
         devices.extend(device(reader, flaws));
@@ -152,6 +163,7 @@ fn partition(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Partiti
         vcpus,
         ram,
         guest: guest?,
+        console: console?,
         devices,
     })
 }
@@ -159,15 +171,28 @@ fn partition(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Partiti
 fn guest(table: &mut Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Guest> {
     let builtin = choice(table, "guest", &["warp"], flaws);
     let image = table.string("image", flaws);
+    let kernel = table.string("kernel", flaws);
+    let initrd = table.string("initrd", flaws);
     let cmdline = table.string("cmdline", flaws);
     let has_tasks = table.has("task");
     let task_tables = table.tables("task", flaws);
-    let Some(image) = image else {
+    if let (Some(initrd), None) = (&initrd, &kernel) {
+        flaws.push(
+            initrd
+                .flaw("only a Linux kernel has an initrd")
+                .hint("add kernel = \"bzImage\""),
+        );
+    }
+    let Some(own) = image.as_ref().or(kernel.as_ref()) else {
         if let Some(cmdline) = cmdline {
-            flaws.push(cmdline.flaw("only an image has a command line"));
+            flaws.push(cmdline.flaw("only a kernel or an image has a command line"));
         }
-        if builtin.is_none() && !table.has("guest") && !table.has("image") {
-            let hint = "write guest = \"warp\" for the built-in one, or image = \"file\"";
+        let named = ["guest", "image", "kernel"]
+            .iter()
+            .any(|key| table.has(key));
+        if builtin.is_none() && !named {
+            let hint = "write guest = \"warp\" for the built-in one, kernel = \"bzImage\" for Linux, \
+                        or image = \"file\"";
             flaws.push(table.missing("guest", hint));
         }
         let tasks = task_tables
@@ -177,28 +202,66 @@ fn guest(table: &mut Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Guest> {
         return builtin.map(|_| Guest::Warp { tasks });
     };
     if table.has("guest") {
-        flaws.push(image.flaw("a partition has a built-in guest or an image, not both"));
+        flaws.push(own.flaw("a partition has a built-in guest, a kernel or an image: one of them"));
     }
     if has_tasks {
         flaws.push(
-            image
-                .flaw("a partition with an image has no tasks")
+            own.flaw("only the built-in guest carries out tasks")
                 .hint("tasks are for the agent of guest = \"warp\""),
         );
     }
+    let limit = if kernel.is_some() {
+        LINUX_CMDLINE_MAX
+    } else {
+        abi::CMDLINE_MAX
+    };
     if let Some(cmdline) = &cmdline
-        && cmdline.value.len() > abi::CMDLINE_MAX
+        && cmdline.value.len() > limit
     {
         flaws.push(cmdline.flaw(format!(
-            "{} bytes are more than {}",
+            "{} bytes are more than {limit}",
             cmdline.value.len(),
-            abi::CMDLINE_MAX
         )));
     }
-    Some(Guest::Image {
-        path: image.map(PathBuf::from),
-        cmdline,
-    })
+    match (kernel, image) {
+        (Some(kernel), Some(image)) => {
+            flaws.push(image.flaw(format!(
+                "a partition has a kernel or an image, not both; its kernel is {:?}",
+                kernel.value
+            )));
+            None
+        }
+        (Some(kernel), None) => Some(Guest::Linux {
+            kernel: kernel.map(PathBuf::from),
+            initrd: initrd.map(|at| at.map(PathBuf::from)),
+            cmdline,
+        }),
+        (None, image) => image.map(|path| Guest::Image {
+            path: path.map(PathBuf::from),
+            cmdline,
+        }),
+    }
+}
+
+fn console(table: &mut Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Output> {
+    let Some(found) = table.string("console", flaws) else {
+        return (!table.has("console")).then_some(Output::Prefix);
+    };
+    match found.value.strip_prefix(CONSOLE_FILE) {
+        Some(path) if !path.is_empty() => {
+            let path = PathBuf::from(path);
+            Some(Output::File(found.map(|_| path)))
+        }
+        None if found.value == "prefix" => Some(Output::Prefix),
+        _ => {
+            flaws.push(
+                found
+                    .flaw(format!("{:?} is not known", found.value))
+                    .hint("it is \"prefix\", or \"file:\" and a path"),
+            );
+            None
+        }
+    }
 }
 
 fn task(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Task> {

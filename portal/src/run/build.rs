@@ -7,6 +7,8 @@ use crate::config::Backing;
 use crate::config::Config;
 use crate::config::Device;
 use crate::config::Guest;
+use crate::config::Located;
+use crate::config::Output;
 use crate::config::Place;
 use crate::exit::Failure;
 use crate::exit::Kind;
@@ -28,6 +30,7 @@ use portal_vmm::DeniedWrite;
 use portal_vmm::Image;
 use portal_vmm::Join;
 use portal_vmm::Kvm;
+use portal_vmm::LinuxImage;
 use portal_vmm::Member;
 use portal_vmm::Partition;
 use portal_vmm::PartitionBuilder;
@@ -157,32 +160,18 @@ fn assemble(
     sandbox: Sandbox,
 ) -> Result<Assembled, Failure> {
     let name = &config.name.value;
-    let image = match &config.guest {
-        Guest::Warp { .. } => portal_guest::warp::image().into(),
-        Guest::Image { path, .. } => {
-            let path = folder.join(&path.value);
-            std::fs::read(&path)
-                .map_err(|e| {
-                    Failure::new(Kind::Input, format!("cannot read {}: {e}", path.display()))
-                })?
-                .into()
-        }
-    };
-    let cmdline = match &config.guest {
-        Guest::Image { cmdline, .. } => cmdline.as_ref().map_or("", |c| c.value.as_str()),
-        Guest::Warp { .. } => "",
-    };
-    let mut builder = PartitionBuilder::new(name.clone(), Image::Flat(image))
+    let (image, cmdline) = image(&config.guest, folder)?;
+    let mut builder = PartitionBuilder::new(name.clone(), image)
         // The configuration allows no more than 64.
         .vcpus(config.vcpus.value as u32)
         .ram(config.ram.value)
         .cmdline(cmdline)
         .sandbox(sandbox)
-        .console(Console::stdout(format!("{name}| ")))
+        .console(console(config, folder)?)
         .deadline(Duration::MAX);
     let agent_region = match &config.guest {
         Guest::Warp { .. } => config.agent_region(),
-        Guest::Image { .. } => None,
+        Guest::Image { .. } | Guest::Linux { .. } => None,
     };
     let mut agent = None;
     let mut members = Vec::new();
@@ -219,6 +208,46 @@ fn assemble(
         agent,
         members,
     })
+}
+
+/// What a partition boots, and its command line.
+fn image<'c>(guest: &'c Guest, folder: &Path) -> Result<(Image, &'c str), Failure> {
+    let line = |cmdline: &'c Option<Located<String>>| cmdline.as_ref().map_or("", |c| &c.value);
+    Ok(match guest {
+        Guest::Warp { .. } => (Image::Flat(portal_guest::warp::image().into()), ""),
+        Guest::Image { path, cmdline } => {
+            let path = folder.join(&path.value);
+            let bytes = std::fs::read(&path).map_err(|e| {
+                Failure::new(Kind::Input, format!("cannot read {}: {e}", path.display()))
+            })?;
+            (Image::Flat(bytes.into()), line(cmdline))
+        }
+        Guest::Linux {
+            kernel,
+            initrd,
+            cmdline,
+        } => {
+            let image = LinuxImage {
+                kernel: folder.join(&kernel.value),
+                initrd: initrd.as_ref().map(|path| folder.join(&path.value)),
+            };
+            (Image::Linux(image), line(cmdline))
+        }
+    })
+}
+
+fn console(config: &config::Partition, folder: &Path) -> Result<Console, Failure> {
+    match &config.console {
+        Output::Prefix => Ok(Console::stdout(format!("{}| ", config.name.value))),
+        Output::File(path) => {
+            let full = folder.join(&path.value);
+            let file = std::fs::File::create(&full).map_err(|e| {
+                let what = format!("cannot write the console to {}: {e}", full.display());
+                Failure::new(Kind::Input, what)
+            })?;
+            Ok(Console::file(file))
+        }
+    }
 }
 
 fn resolve(

@@ -73,8 +73,8 @@ fn finish(built: &Built) -> Outcome {
         };
         print::line(format!("{}: {outcome}", running.name));
         let kind = match outcome {
-            Ended::Exited(0) | Ended::Stopped => continue,
-            Ended::Exited(_) => Kind::Failed,
+            Ended::Exited(0) | Ended::PoweredOff | Ended::Stopped => continue,
+            Ended::Exited(_) | Ended::Reset => Kind::Failed,
             Ended::Deadline(_) => Kind::Deadline,
             Ended::Faulted(_) => Kind::Guest,
         };

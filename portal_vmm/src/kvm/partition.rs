@@ -261,6 +261,13 @@ impl HvPartition for KvmPartition {
             .map_err(|errno| VmmError::kvm("KVM_SIGNAL_MSI", errno))
     }
 
+    fn connect_input(&self, event: BorrowedFd<'_>, input: u32) -> Result<(), VmmError> {
+        self.ensure_irqchip()?;
+        self.vm
+            .register_irqfd(&lent(event), input)
+            .map_err(|errno| VmmError::kvm("KVM_IRQFD", errno))
+    }
+
     fn set_line(&self, input: u32, asserted: bool) -> Result<(), VmmError> {
         self.ensure_irqchip()?;
         self.vm

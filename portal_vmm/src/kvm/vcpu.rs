@@ -12,9 +12,9 @@ use crate::FaultKind;
 use crate::VmmError;
 use crate::hv::Exit;
 use crate::hv::ExitHandler;
-use crate::hv::FlatStart;
 use crate::hv::HvVcpu;
 use crate::hv::Kick;
+use crate::hv::LongModeStart;
 use crate::hv::StopCause;
 use kvm_bindings::CpuId;
 use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
@@ -23,14 +23,15 @@ use kvm_bindings::KVM_MP_STATE_RUNNABLE;
 use kvm_bindings::KVM_VCPU_TSC_CTRL;
 use kvm_bindings::KVM_VCPU_TSC_OFFSET;
 use kvm_bindings::KVMIO;
+use kvm_bindings::Msrs;
 use kvm_bindings::kvm_device_attr;
 use kvm_bindings::kvm_mp_state;
+use kvm_bindings::kvm_msr_entry;
 use kvm_bindings::kvm_regs;
 use kvm_bindings::kvm_segment;
 use kvm_bindings::kvm_xcrs;
 use kvm_ioctls::VcpuExit;
 use kvm_ioctls::VcpuFd;
-use portal_boot_abi as abi;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use vmm_sys_util::ioctl::ioctl_with_ref;
@@ -44,6 +45,12 @@ const CR4_PAE: u64 = 1 << 5;
 const CR4_OSFXSR_OSXMMEXCPT: u64 = (1 << 9) | (1 << 10);
 const CR4_OSXSAVE: u64 = 1 << 18;
 const EFER_LME_LMA: u64 = (1 << 8) | (1 << 10);
+/// `IA32_MISC_ENABLE` and its bit for fast string operations.
+const MSR_MISC_ENABLE: u32 = 0x1A0;
+const MISC_ENABLE_FAST_STRING: u64 = 1;
+/// `IA32_MTRR_DEF_TYPE`: memory type ranges on, write-back where none says more.
+const MSR_MTRR_DEF_TYPE: u32 = 0x2FF;
+const MTRR_ENABLE_WRITE_BACK: u64 = 1 << 11 | 6;
 const RFLAGS_RESERVED: u64 = 1 << 1;
 
 pub(super) struct KvmVcpu {
@@ -118,14 +125,14 @@ impl KvmVcpu {
 }
 
 impl HvVcpu for KvmVcpu {
-    fn start_flat(&mut self, start: &FlatStart) -> Result<(), VmmError> {
-        let xcr0 = self.xcr0();
+    fn start_long_mode(&mut self, start: &LongModeStart) -> Result<(), VmmError> {
+        let xcr0 = if start.xsave { self.xcr0() } else { 0 };
         let mut sregs = self
             .fd
             .get_sregs()
             .map_err(|errno| VmmError::kvm("KVM_GET_SREGS", errno))?;
-        let code = segment(abi::SELECTOR_KERNEL_CODE, 0xB, true);
-        let data = segment(abi::SELECTOR_KERNEL_DATA, 0x3, false);
+        let code = segment(start.code, 0xB, true);
+        let data = segment(start.data, 0x3, false);
         sregs.cs = code;
         sregs.ss = data;
         sregs.ds = data;
@@ -161,19 +168,42 @@ impl HvVcpu for KvmVcpu {
             rip: start.rip,
             rsp: start.rsp,
             rdi: start.rdi,
+            rsi: start.rsi,
             rflags: RFLAGS_RESERVED,
             ..Default::default()
         };
         self.fd
             .set_regs(&regs)
             .map_err(|errno| VmmError::kvm("KVM_SET_REGS", errno))?;
-        // All but the first processor wait for INIT and SIPI after a reset; a flat
-        // image starts them all at its entry.
+        // All but the first processor wait for INIT and SIPI after a reset; this one
+        // does not.
         self.fd
             .set_mp_state(kvm_mp_state {
                 mp_state: KVM_MP_STATE_RUNNABLE,
             })
             .map_err(|errno| VmmError::kvm("KVM_SET_MP_STATE", errno))
+    }
+
+    fn set_firmware_msrs(&mut self) -> Result<(), VmmError> {
+        let entry = |index, data| kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        };
+        let msrs = Msrs::from_entries(&[
+            entry(MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRING),
+            entry(MSR_MTRR_DEF_TYPE, MTRR_ENABLE_WRITE_BACK),
+        ])
+        .map_err(|_| VmmError::Hypervisor {
+            call: "KVM_SET_MSRS",
+            source: std::io::Error::from(std::io::ErrorKind::OutOfMemory),
+        })?;
+        // A number below that of the entries: one was refused. A guest can do
+        // without either.
+        self.fd
+            .set_msrs(&msrs)
+            .map(|_| ())
+            .map_err(|errno| VmmError::kvm("KVM_SET_MSRS", errno))
     }
 
     fn xcr0(&self) -> u64 {
