@@ -401,3 +401,34 @@ fn mutilated_files_never_crash() {
         }
     }
 }
+
+#[test]
+fn each_kind_of_device_has_its_keys() {
+    let of = |keys: &str| {
+        let text = format!(
+            "[[region]]\nname = \"shared\"\nsize = \"64 MiB\"\n\
+             [[partition]]\nname = \"a\"\nguest = \"warp\"\n\
+             [[partition.device]]\nregion = \"shared\"\n{keys}"
+        );
+        check(text.as_bytes())
+    };
+    let good = "kind = \"ivshmem2\"\nvectors = 1\naccess = \"ro\"\none_shot = true";
+    assert_eq!((of(good).code, of(good).err), (0, String::new()));
+    for (keys, told) in [
+        (
+            "kind = \"ivshmem2\"\nmapping = \"flat\"",
+            "mapping: is no key",
+        ),
+        ("kind = \"ivshmem\"\naccess = \"ro\"", "access: is no key"),
+        (
+            "kind = \"ivshmem2\"\naccess = \"wo\"",
+            "\"wo\" is not known",
+        ),
+        ("kind = \"ivshmem2\"\none_shot = 1", "not true or false"),
+        ("kind = \"ivshmem2\"\nvectors = 0", "0 is not between 1"),
+    ] {
+        let ran = of(keys);
+        assert_eq!(ran.code, 3, "{keys}: {ran:?}");
+        assert!(ran.err.contains(told), "{told:?} not in:\n{}", ran.err);
+    }
+}

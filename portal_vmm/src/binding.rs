@@ -274,16 +274,22 @@ impl Binding {
                     self.counts.unheard.bump();
                 }
             }
+            Effect::PublishState { state } => match &self.parts.fabric {
+                Some(fabric) => fabric.publish(state)?,
+                None => self.unknown(effect),
+            },
             // `step` has taken it.
             Effect::Stop(_) => {}
-            _ => {
-                if self.counts.unknown.bump() {
-                    let device = self.parts.name.as_str();
-                    tracing::warn!(device, ?effect, "this VMM has no way to do this");
-                }
-            }
+            _ => self.unknown(effect),
         }
         Ok(())
+    }
+
+    fn unknown(&mut self, effect: &Effect) {
+        if self.counts.unknown.bump() {
+            let device = self.parts.name.as_str();
+            tracing::warn!(device, ?effect, "there is no way to do this");
+        }
     }
 
     fn map(

@@ -19,6 +19,12 @@ pub trait Fabric: Send + Sync {
     /// The event on which `peer` hears `vector`; `None` when there is no such
     /// peer or vector.
     fn bell(&self, peer: u16, vector: u16) -> Option<Arc<EventFd>>;
+
+    /// Writes the own word of the region's state table (ivshmem v2).
+    ///
+    /// # Errors
+    /// [`VmmError::Region`] when the one who owns the table refuses.
+    fn publish(&self, state: u32) -> Result<(), VmmError>;
 }
 
 /// A fabric for peers of one process.
@@ -62,5 +68,12 @@ impl Fabric for Bells {
     fn bell(&self, peer: u16, vector: u16) -> Option<Arc<EventFd>> {
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
         peers.get(&peer)?.get(usize::from(vector)).cloned()
+    }
+
+    fn publish(&self, _: u32) -> Result<(), VmmError> {
+        Err(VmmError::Region {
+            region: String::new(),
+            reason: "these bells belong to no region with a state table".to_owned(),
+        })
     }
 }

@@ -14,7 +14,7 @@
 //!
 //! Trusted: this process. What partitions may do is in the rights of their
 //! admission and in how the region is mapped for them. Lock order: delivery,
-//! then switchboard or listeners, then a device.
+//! then a device, then switchboard or listeners.
 
 use crate::DeviceHandle;
 use crate::SharedRegion;
@@ -50,6 +50,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::RwLock;
+use std::sync::Weak;
 
 type Board = Switchboard<MappedMem, Arc<EventFd>>;
 
@@ -229,7 +230,8 @@ impl RegionHost {
             .admit(&name, admission)
             .map_err(|error| fail(error.to_string()))?;
         let fabric = Arc::new(MemberFabric {
-            me: key.peer.0,
+            key,
+            host: Arc::downgrade(&self.inner),
             own: bells,
             others: RwLock::default(),
         });
@@ -373,6 +375,19 @@ impl Member {
         Ok(())
     }
 
+    /// Says what an ivshmem v2 state register of this member would hold, and rings
+    /// vector 0 of every neighbour. For members without such a device.
+    ///
+    /// # Errors
+    /// [`VmmError::Region`].
+    pub fn publish(&self, state: u32) -> Result<(), VmmError> {
+        self.fabric.publish(state)?;
+        for (peer, _, _) in self.fabric.known() {
+            self.ring(PeerId(peer), 0);
+        }
+        Ok(())
+    }
+
     /// Lets a device be told of this member's neighbours.
     pub fn listen(&self, device: DeviceHandle) {
         self.host.listen(&self.key, device);
@@ -401,7 +416,8 @@ struct Neighbour {
 /// The events of one member and of those it knows.
 #[derive(Debug)]
 struct MemberFabric {
-    me: u16,
+    key: PeerKey,
+    host: Weak<Inner>,
     own: Vec<Arc<EventFd>>,
     others: RwLock<BTreeMap<u16, Neighbour>>,
 }
@@ -449,11 +465,19 @@ impl MemberFabric {
 
 impl Fabric for MemberFabric {
     fn bell(&self, peer: u16, vector: u16) -> Option<Arc<EventFd>> {
-        if peer == self.me {
+        if peer == self.key.peer.0 {
             return self.own.get(usize::from(vector)).cloned();
         }
         let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
         others.get(&peer)?.bells.get(usize::from(vector)).cloned()
+    }
+
+    fn publish(&self, state: u32) -> Result<(), VmmError> {
+        let done = match self.host.upgrade() {
+            Some(host) => locked(&host.board).publish(&self.key, state),
+            None => return Ok(()),
+        };
+        done.map_err(|error| region_error(self.key.region.as_str(), error.to_string()))
     }
 }
 

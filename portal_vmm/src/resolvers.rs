@@ -4,6 +4,7 @@
 //! this crate changes. Programs that bring devices of their own start from
 //! [`standard`] (or from an empty registry) and register theirs.
 
+use crate::Member;
 use crate::RegionHost;
 use crate::ResolvedDevice;
 use crate::Writable;
@@ -11,11 +12,17 @@ use crate::binding::DeviceRegion;
 use crate::region_host::Join;
 use hv_shmem::peers::PeerKind;
 use hv_shmem::peers::Rights;
+use portal_device::Access;
+use portal_device::Device;
 use portal_ivshmem::IvshmemV1;
 use portal_ivshmem::IvshmemV1Config;
+use portal_ivshmem::IvshmemV2;
+use portal_ivshmem::IvshmemV2Config;
 use portal_ivshmem::Window;
 use portal_resources::DeniedWrites;
+use portal_resources::GuestAccess;
 use portal_resources::IvshmemV1Handle;
+use portal_resources::IvshmemV2Handle;
 use portal_resources::Mapping;
 use portal_resources::PciDevice;
 use portal_resources::Registry;
@@ -40,7 +47,41 @@ pub type PciResolvers = Registry<PciDevice, DeviceContext, ResolvedDevice>;
 pub fn standard() -> Result<PciResolvers, ResolveError> {
     let mut resolvers = PciResolvers::new();
     resolvers.register(ivshmem_v1)?;
+    resolvers.register(ivshmem_v2)?;
     Ok(resolvers)
+}
+
+fn failed<E: std::error::Error + Send + Sync + 'static>(error: E) -> ResolveError {
+    ResolveError::Failed(Box::new(error))
+}
+
+/// What a partition that only reads asks for.
+const READER: Rights = Rights::READ.and(Rights::RING);
+
+impl DeviceContext {
+    fn join(
+        &self,
+        region: &str,
+        peer: Option<u16>,
+        vectors: u16,
+        rights: Rights,
+    ) -> Result<Member, ResolveError> {
+        let join = Join {
+            name: self.partition.clone(),
+            kind: PeerKind::Partition,
+            rights,
+            peer,
+            vectors,
+        };
+        self.regions.join(region, &join).map_err(failed)
+    }
+}
+
+const fn denied(policy: DeniedWrites) -> portal_ivshmem::DeniedWrite {
+    match policy {
+        DeniedWrites::Drop => portal_ivshmem::DeniedWrite::Drop,
+        DeniedWrites::Stop => portal_ivshmem::DeniedWrite::Stop,
+    }
 }
 
 /// A region behind BAR2: joins it and makes the function.
@@ -51,20 +92,9 @@ fn ivshmem_v1(
     handle.check()?;
     let rights = match handle.mapping {
         Mapping::Sectioned | Mapping::Flat => Rights::ALL,
-        Mapping::ReadOnly => Rights::READ.and(Rights::RING),
+        Mapping::ReadOnly => READER,
     };
-    let join = Join {
-        name: context.partition.clone(),
-        kind: PeerKind::Partition,
-        rights,
-        peer: handle.peer,
-        vectors: handle.vectors,
-    };
-    let failed = |error: crate::VmmError| ResolveError::Failed(Box::new(error));
-    let member = context
-        .regions
-        .join(&handle.region, &join)
-        .map_err(failed)?;
+    let member = context.join(&handle.region, handle.peer, handle.vectors, rights)?;
     let region = member.region().clone();
     let writable = Writable::of(handle.mapping, &region);
     let parts = region.parts(member.peer(), writable);
@@ -77,24 +107,60 @@ fn ivshmem_v1(
         peer: member.peer().0,
         region_len: region.size(),
         windows: windows.collect(),
-        denied_write: match handle.denied_writes {
-            DeniedWrites::Drop => portal_ivshmem::DeniedWrite::Drop,
-            DeniedWrites::Stop => portal_ivshmem::DeniedWrite::Stop,
-        },
+        denied_write: denied(handle.denied_writes),
         vectors: handle.vectors,
         intx: handle.intx_with(true),
     });
-    let device = device.map_err(|error| ResolveError::Failed(Box::new(error)))?;
-    Ok(ResolvedDevice {
-        name: format!("ivshmem:{}", handle.region),
-        device: Box::new(device),
-        slot: handle.slot,
+    let device = Box::new(device.map_err(failed)?);
+    let name = format!("ivshmem:{}", handle.region);
+    Ok(in_region(name, device, handle.slot, writable, member))
+}
+
+/// The same with sections, which the second stage enforces whatever the region
+/// is stored in.
+fn ivshmem_v2(
+    handle: IvshmemV2Handle,
+    context: &mut DeviceContext,
+) -> Result<ResolvedDevice, ResolveError> {
+    handle.check()?;
+    let (access, writable, rights) = match handle.access {
+        GuestAccess::ReadWrite => (Access::ReadWrite, Writable::Own, Rights::ALL),
+        GuestAccess::ReadOnly => (Access::ReadOnly, Writable::Nothing, READER),
+    };
+    let member = context.join(&handle.region, handle.peer, handle.vectors, rights)?;
+    let device = IvshmemV2::new(IvshmemV2Config {
+        peer: member.peer(),
+        layout: member.region().layout().clone(),
+        vectors: handle.vectors,
+        protocol: handle.protocol,
+        base: None,
+        access,
+        one_shot: handle.one_shot,
+        denied_write: denied(handle.denied_writes),
+    });
+    let device = Box::new(device.map_err(failed)?);
+    let name = format!("ivshmem2:{}", handle.region);
+    Ok(in_region(name, device, handle.slot, writable, member))
+}
+
+/// A device that is a member of a region.
+fn in_region(
+    name: String,
+    device: Box<dyn Device>,
+    slot: Option<u8>,
+    writable: Writable,
+    member: Member,
+) -> ResolvedDevice {
+    ResolvedDevice {
+        name,
+        device,
+        slot,
         region: Some(DeviceRegion {
-            region,
+            region: member.region().clone(),
             peer: member.peer(),
             writable,
         }),
         fabric: Some(member.fabric()),
         member: Some(member),
-    })
+    }
 }

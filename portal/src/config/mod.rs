@@ -7,6 +7,7 @@
 //!
 //! The schema is documented for users in the Guide (`configuration.md`).
 
+mod device;
 pub(crate) mod host;
 mod reader;
 mod rules;
@@ -19,6 +20,7 @@ pub(crate) use source::Flaws;
 pub(crate) use source::Located;
 
 use portal_resources::DeniedWrites;
+use portal_resources::GuestAccess;
 use portal_resources::Mapping;
 use std::path::PathBuf;
 
@@ -76,11 +78,13 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    /// The region that the built-in agent joins: the one behind the first PCI
-    /// device, else the first at a fixed address.
+    /// The region that the built-in agent joins: the one behind the first ivshmem
+    /// v1 device, else the first at a fixed address.
     pub(crate) fn agent_region(&self) -> Option<&str> {
         let behind = |d: &&Device| matches!(d.place, Place::Ivshmem { .. });
-        let first = self.devices.iter().find(behind).or(self.devices.first());
+        let fixed = |d: &&Device| matches!(d.place, Place::Fixed { .. });
+        let mut devices = self.devices.iter();
+        let first = devices.clone().find(behind).or_else(|| devices.find(fixed));
         first.map(|d| d.region.value.as_str())
     }
 }
@@ -156,10 +160,6 @@ pub(crate) struct Device {
     pub region: Located<String>,
     /// How it appears to the guest.
     pub place: Place,
-    /// What of it the guest may write.
-    pub mapping: Mapping,
-    /// What any other store of the guest comes to.
-    pub denied_writes: DeniedWrites,
 }
 
 /// How a region appears to a guest.
@@ -169,11 +169,30 @@ pub(crate) enum Place {
     Ivshmem {
         /// MSI-X vectors.
         vectors: Located<u64>,
+        /// What of it the guest may write.
+        mapping: Mapping,
+        /// What any other store of the guest comes to.
+        denied_writes: DeniedWrites,
+    },
+    /// As BAR2 of an ivshmem v2 device, its sections enforced.
+    Ivshmem2 {
+        /// MSI-X vectors.
+        vectors: Located<u64>,
+        /// Whether the guest may write its own and the common section.
+        access: GuestAccess,
+        /// One-shot interrupts always.
+        one_shot: bool,
+        /// What any other store of the guest comes to.
+        denied_writes: DeniedWrites,
     },
     /// At a guest physical address, told by the boot information.
     Fixed {
         /// The address.
         gpa: Located<u64>,
+        /// What of it the guest may write.
+        mapping: Mapping,
+        /// What any other store of the guest comes to.
+        denied_writes: DeniedWrites,
     },
 }
 

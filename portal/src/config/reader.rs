@@ -76,6 +76,22 @@ impl<'t, 'i> Reader<'t, 'i> {
         }
     }
 
+    /// Takes `true` or `false`.
+    pub(crate) fn flag(
+        &mut self,
+        name: &'static str,
+        flaws: &mut Vec<Flaw>,
+    ) -> Option<Located<bool>> {
+        let at = self.get(name)?;
+        match at.value {
+            DeValue::Boolean(b) => Some(at.map(|_| *b)),
+            other => {
+                flaws.push(at.flaw(format!("is {}, not true or false", kind(other))));
+                None
+            }
+        }
+    }
+
     /// Takes a whole number within `limits`, written as a number or, for those
     /// that TOML's 64 signed bits cannot hold, as a string (`"0x1000000000"`).
     pub(crate) fn number(

@@ -99,7 +99,7 @@ fn devices(config: &Config, partition: &Partition, flaws: &mut Vec<Flaw>) {
                 partition.name.value, device.region.value
             )));
         }
-        if let Place::Fixed { gpa } = &device.place {
+        if let Place::Fixed { gpa, .. } = &device.place {
             fixed += 1;
             if fixed > abi::MAX_REGIONS {
                 flaws.push(gpa.flaw(format!(
@@ -114,7 +114,7 @@ fn devices(config: &Config, partition: &Partition, flaws: &mut Vec<Flaw>) {
 fn addresses(config: &Config, partition: &Partition, flaws: &mut Vec<Flaw>) {
     let mut taken: Vec<(Range<u64>, String)> = Vec::new();
     for device in &partition.devices {
-        let (Place::Fixed { gpa }, Some(region)) =
+        let (Place::Fixed { gpa, .. }, Some(region)) =
             (&device.place, region_named(config, &device.region.value))
         else {
             continue;

@@ -3,14 +3,13 @@
 
 use super::Backing;
 use super::Config;
-use super::Device;
 use super::Guest;
 use super::Output;
 use super::Partition;
-use super::Place;
 use super::Region;
 use super::Task;
 use super::TaskKind;
+use super::device::device;
 use super::reader::Reader;
 use super::reader::nearest;
 use super::source::Flaw;
@@ -19,8 +18,6 @@ use hv_shmem::layout::MAX_PEERS;
 use hv_shmem::layout::MIN_REGION;
 use hv_shmem::name::NAME_BYTES;
 use portal_boot_abi as abi;
-use portal_resources::DeniedWrites;
-use portal_resources::Mapping;
 use std::ops::Range;
 use std::path::PathBuf;
 use toml::de::DeTable;
@@ -40,12 +37,8 @@ const RAM_LINUX: u64 = 256 << 20;
 const LINUX_CMDLINE_MAX: usize = 2047;
 /// What a console key that names a file begins with.
 const CONSOLE_FILE: &str = "file:";
-/// Most vectors of an ivshmem device: MSI-X allows 2048, the Windows driver 64.
-const VECTORS_MAX: u64 = 64;
 /// Most rounds of a task: a command to an agent has 32 bits for them.
 const ROUNDS_MAX: u64 = u32::MAX as u64;
-/// Fewest vectors: the agents ring for rings on 0 and for doorbell tasks on 1.
-const VECTORS_MIN: u64 = 2;
 
 /// Reads the whole file. Values that were not readable have made a flaw, and
 /// what they belong to is left out.
@@ -297,57 +290,6 @@ fn task(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Task> {
     })
 }
 
-fn device(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Device> {
-    let kind = choice(&mut table, "kind", &["ivshmem", "fixed"], flaws);
-    if kind.is_none() && !table.has("kind") {
-        flaws.push(table.missing("kind", "write kind = \"ivshmem\" or \"fixed\""));
-    }
-    let region = table.string("region", flaws);
-    if region.is_none() && !table.has("region") {
-        flaws.push(table.missing("region", "name the region: region = \"shared\""));
-    }
-    let mapping = choice(
-        &mut table,
-        "mapping",
-        &["sectioned", "flat", "read-only"],
-        flaws,
-    );
-    let mapping = mapping.map_or(Mapping::Sectioned, |m| match m.value.as_str() {
-        "flat" => Mapping::Flat,
-        "read-only" => Mapping::ReadOnly,
-        _ => Mapping::Sectioned,
-    });
-    let denied = choice(&mut table, "denied_writes", &["stop", "drop"], flaws);
-    let denied_writes = denied.map_or(DeniedWrites::Stop, |d| match d.value.as_str() {
-        "drop" => DeniedWrites::Drop,
-        _ => DeniedWrites::Stop,
-    });
-    let place = kind.and_then(|kind| match kind.value.as_str() {
-        "fixed" => {
-            let gpa = table.number("gpa", 0..u64::MAX, flaws);
-            if gpa.is_none() && !table.has("gpa") {
-                let hint = "write the address: gpa = 0x10_0000_0000";
-                flaws.push(table.missing("gpa", hint));
-            }
-            gpa.map(|gpa| Place::Fixed { gpa })
-        }
-        _ => {
-            let vectors = table.number("vectors", VECTORS_MIN..VECTORS_MAX + 1, flaws);
-            let absent = absent(&table, 2);
-            Some(Place::Ivshmem {
-                vectors: vectors.unwrap_or(absent),
-            })
-        }
-    });
-    table.finish(flaws);
-    Some(Device {
-        region: region?,
-        place: place?,
-        mapping,
-        denied_writes,
-    })
-}
-
 /// Takes `name`; from then on the table is called by it in flaws.
 fn name_of(
     table: &mut Reader<'_, '_>,
@@ -375,7 +317,7 @@ fn name_of(
     Some(name)
 }
 
-fn choice(
+pub(super) fn choice(
     table: &mut Reader<'_, '_>,
     key: &'static str,
     among: &[&str],
@@ -417,7 +359,7 @@ fn size_within(
 }
 
 /// A default, standing where its table stands.
-fn absent(table: &Reader<'_, '_>, value: u64) -> Located<u64> {
+pub(super) fn absent(table: &Reader<'_, '_>, value: u64) -> Located<u64> {
     Located {
         value,
         span: table.span(),

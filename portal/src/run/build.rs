@@ -5,7 +5,6 @@ use super::signals::Stop;
 use crate::config;
 use crate::config::Backing;
 use crate::config::Config;
-use crate::config::Device;
 use crate::config::Guest;
 use crate::config::Located;
 use crate::config::Output;
@@ -22,7 +21,11 @@ use portal_host::HostError;
 use portal_host::Seat;
 use portal_resources::BackingHandle;
 use portal_resources::DeniedWrites;
+use portal_resources::HandleOf;
 use portal_resources::IvshmemV1Handle;
+use portal_resources::IvshmemV2Handle;
+use portal_resources::Mapping;
+use portal_resources::PciDevice;
 use portal_resources::RegionHandle;
 use portal_resources::Resource;
 use portal_vmm::Console;
@@ -178,20 +181,45 @@ fn assemble(
     for device in &config.devices {
         let region = device.region.value.as_str();
         let peer = match &device.place {
-            Place::Ivshmem { vectors } => {
+            Place::Ivshmem {
+                vectors,
+                mapping,
+                denied_writes,
+            } => {
                 let handle = IvshmemV1Handle {
                     vectors: vectors.value as u16,
-                    mapping: device.mapping,
-                    denied_writes: device.denied_writes,
+                    mapping: *mapping,
+                    denied_writes: *denied_writes,
                     ..IvshmemV1Handle::new(region)
                 };
-                let resolved = resolve(&handle, name, regions)?;
+                let resolved = resolve(&handle, region, name, regions)?;
                 let peer = resolved.region.as_ref().map(|r| r.peer);
                 builder = builder.device(resolved);
                 peer
             }
-            Place::Fixed { gpa } => {
-                let (member, attachment) = attach(name, device, gpa.value, regions)?;
+            Place::Ivshmem2 {
+                vectors,
+                access,
+                one_shot,
+                denied_writes,
+            } => {
+                let handle = IvshmemV2Handle {
+                    vectors: vectors.value as u16,
+                    access: *access,
+                    one_shot: *one_shot,
+                    denied_writes: *denied_writes,
+                    ..IvshmemV2Handle::new(region)
+                };
+                builder = builder.device(resolve(&handle, region, name, regions)?);
+                None
+            }
+            Place::Fixed {
+                gpa,
+                mapping,
+                denied_writes,
+            } => {
+                let (member, attachment) =
+                    attach(name, region, gpa.value, (*mapping, *denied_writes), regions)?;
                 let peer = member.peer();
                 builder = builder.region(attachment);
                 members.push(member);
@@ -250,8 +278,9 @@ fn console(config: &config::Partition, folder: &Path) -> Result<Console, Failure
     }
 }
 
-fn resolve(
-    handle: &IvshmemV1Handle,
+fn resolve<H: HandleOf<PciDevice>>(
+    handle: &H,
+    region: &str,
     partition: &str,
     regions: &RegionHost,
 ) -> Result<portal_vmm::ResolvedDevice, Failure> {
@@ -260,7 +289,7 @@ fn resolve(
         regions: regions.clone(),
     };
     let fail = |e: &dyn std::fmt::Display| {
-        let what = format!("partition {partition:?}, region {:?}: {e}", handle.region);
+        let what = format!("partition {partition:?}, region {region:?}: {e}");
         Failure::new(Kind::Failed, what)
     };
     let resource = Resource::new(handle).map_err(|e| fail(&e))?;
@@ -271,21 +300,20 @@ fn resolve(
 
 fn attach(
     partition: &str,
-    device: &Device,
+    region: &str,
     gpa: u64,
+    (mapping, denied_writes): (Mapping, DeniedWrites),
     regions: &RegionHost,
 ) -> Result<(Member, RegionAttachment), Failure> {
     let join = Join::partition(partition, None, HOST_VECTORS);
-    let member = regions
-        .join(&device.region.value, &join)
-        .map_err(|e| vmm(&e))?;
+    let member = regions.join(region, &join).map_err(|e| vmm(&e))?;
     let region = member.region().clone();
     let attachment = RegionAttachment {
         gpa,
         peer: member.peer(),
         epoch: member.epoch().into(),
-        writable: Writable::of(device.mapping, &region),
-        denied_write: match device.denied_writes {
+        writable: Writable::of(mapping, &region),
+        denied_write: match denied_writes {
             DeniedWrites::Stop => DeniedWrite::Stop,
             DeniedWrites::Drop => DeniedWrite::Drop,
         },

@@ -18,6 +18,9 @@ const DEFAULT_VECTORS: u16 = 4;
 pub const VECTORS: RangeInclusive<u16> = 0..=2048;
 /// Device numbers on a PCI bus that are free for devices; 0 is the host bridge.
 pub const PCI_SLOTS: RangeInclusive<u8> = 1..=31;
+/// Protocol type of a region in Portal's format, of those that ivshmem v2 leaves
+/// to users.
+pub const PORTAL_PROTOCOL: u16 = 0x4000;
 /// Guest physical addresses end here: 52 bits, the most that x86-64 has.
 const GPA_END: u64 = 1 << 52;
 
@@ -43,6 +46,18 @@ pub enum DeniedWrites {
     Drop,
     /// The partition is stopped, with a message.
     Stop,
+}
+
+/// What a guest may do to the memory that it is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GuestAccess {
+    /// Loads.
+    #[serde(rename = "ro")]
+    ReadOnly,
+    /// Loads and stores, of a sectioned region in the peer's own parts.
+    #[default]
+    #[serde(rename = "rw")]
+    ReadWrite,
 }
 
 /// A region behind BAR2 of an ivshmem v1 function.
@@ -117,12 +132,76 @@ impl IvshmemV1Handle {
                 "a function with vectors = 0 has no doorbells",
             ));
         }
-        if let Some(slot) = self.slot
-            && !PCI_SLOTS.contains(&slot)
-        {
-            let limit = format!("it has to be {} to {}", PCI_SLOTS.start(), PCI_SLOTS.end());
-            return Err(Invalid::new("slot", slot, limit));
+        slot(self.slot)?;
+        peer(self.peer)?;
+        Ok(region)
+    }
+}
+
+/// A region behind BAR2 of an ivshmem v2 function, with its sections enforced
+/// by mapping.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IvshmemV2Handle {
+    /// Name of the region.
+    pub region: String,
+    /// MSI-X vectors to receive on.
+    #[serde(default = "default_vectors")]
+    pub vectors: u16,
+    /// Protocol type: class code bits 8 to 23.
+    #[serde(default = "default_protocol")]
+    pub protocol: u16,
+    /// What the guest may write: its own and the common section, or nothing.
+    #[serde(default)]
+    pub access: GuestAccess,
+    /// One-shot interrupts always; else the guest decides.
+    #[serde(default)]
+    pub one_shot: bool,
+    /// PCI device number, 1 to 31; the next free one when absent.
+    #[serde(default)]
+    pub slot: Option<u8>,
+    /// Peer id to ask for; any when absent.
+    #[serde(default)]
+    pub peer: Option<u16>,
+    /// What a store to anybody else's part comes to.
+    #[serde(default)]
+    pub denied_writes: DeniedWrites,
+}
+
+impl HandleOf<PciDevice> for IvshmemV2Handle {
+    const ID: &'static str = "ivshmem-v2";
+}
+
+const fn default_protocol() -> u16 {
+    PORTAL_PROTOCOL
+}
+
+impl IvshmemV2Handle {
+    /// With four vectors, Portal's protocol, read-write, any slot, any peer id.
+    pub fn new(region: impl Into<String>) -> Self {
+        IvshmemV2Handle {
+            region: region.into(),
+            vectors: DEFAULT_VECTORS,
+            protocol: PORTAL_PROTOCOL,
+            access: GuestAccess::default(),
+            one_shot: false,
+            slot: None,
+            peer: None,
+            denied_writes: DeniedWrites::default(),
         }
+    }
+
+    /// Checks every value; returns the region's name.
+    ///
+    /// # Errors
+    /// [`Invalid`] names key, value and limit.
+    pub fn check(&self) -> Result<Name, Invalid> {
+        let region = region(&self.region)?;
+        if self.vectors == 0 || !VECTORS.contains(&self.vectors) {
+            let limit = format!("it has to be 1 to {}", VECTORS.end());
+            return Err(Invalid::new("vectors", self.vectors, limit));
+        }
+        slot(self.slot)?;
         peer(self.peer)?;
         Ok(region)
     }
@@ -182,6 +261,16 @@ fn region(name: &str) -> Result<Name, Invalid> {
     Name::new(name).map_err(|error| Invalid::new("region", format!("{name:?}"), error.to_string()))
 }
 
+fn slot(number: Option<u8>) -> Result<(), Invalid> {
+    match number {
+        Some(slot) if !PCI_SLOTS.contains(&slot) => {
+            let limit = format!("it has to be {} to {}", PCI_SLOTS.start(), PCI_SLOTS.end());
+            Err(Invalid::new("slot", slot, limit))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn peer(id: Option<u16>) -> Result<(), Invalid> {
     match id {
         Some(id) if id >= MAX_PEERS => {
@@ -223,6 +312,25 @@ mod tests {
             toml::from_str::<FixedRegionHandle>("region = \"a\"").is_err(),
             "gpa is missing"
         );
+    }
+
+    #[test]
+    fn a_v2_handle_reads_and_is_checked() {
+        let short: IvshmemV2Handle = toml::from_str("region = \"lake\"").expect("reads");
+        assert_eq!(short, IvshmemV2Handle::new("lake"));
+        assert_eq!(
+            (short.protocol, short.access),
+            (0x4000, GuestAccess::ReadWrite)
+        );
+        let text = "region = \"lake\"\nvectors = 0\naccess = \"ro\"\none_shot = true";
+        let handle: IvshmemV2Handle = toml::from_str(text).expect("reads");
+        assert_eq!(
+            (handle.access, handle.one_shot),
+            (GuestAccess::ReadOnly, true)
+        );
+        let invalid = handle.check().expect_err("there is no v2 without vectors");
+        assert_eq!((invalid.key, invalid.value), ("vectors", "0".into()));
+        assert!(toml::from_str::<IvshmemV2Handle>("region = \"a\"\nintx = true").is_err());
     }
 
     #[test]

@@ -48,9 +48,12 @@ mod resource;
 
 pub use device::DeniedWrites;
 pub use device::FixedRegionHandle;
+pub use device::GuestAccess;
 pub use device::IvshmemV1Handle;
+pub use device::IvshmemV2Handle;
 pub use device::Mapping;
 pub use device::PCI_SLOTS;
+pub use device::PORTAL_PROTOCOL;
 pub use device::VECTORS;
 pub use region::BackingHandle;
 pub use region::HugePages;

@@ -1,0 +1,107 @@
+//! `[[partition.device]]`: its kinds, the keys of each, their defaults.
+
+use super::Device;
+use super::Place;
+use super::reader::Reader;
+use super::schema::absent;
+use super::schema::choice;
+use super::source::Flaw;
+use portal_resources::DeniedWrites;
+use portal_resources::GuestAccess;
+use portal_resources::Mapping;
+
+/// The kinds of devices.
+const KINDS: [&str; 3] = ["ivshmem", "ivshmem2", "fixed"];
+/// Most vectors of an ivshmem device: MSI-X allows 2048, the Windows driver 64.
+const VECTORS_MAX: u64 = 64;
+/// Fewest vectors of ivshmem v1: the agents ring for rings on 0 and for doorbell
+/// tasks on 1.
+const VECTORS_MIN: u64 = 2;
+
+/// Reads one device; `None` when it made a flaw that leaves nothing to build.
+pub(super) fn device(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Device> {
+    let kind = choice(&mut table, "kind", &KINDS, flaws);
+    if kind.is_none() && !table.has("kind") {
+        let hint = format!("write kind = one of \"{}\"", KINDS.join("\", \""));
+        flaws.push(table.missing("kind", &hint));
+    }
+    let region = table.string("region", flaws);
+    if region.is_none() && !table.has("region") {
+        flaws.push(table.missing("region", "name the region: region = \"shared\""));
+    }
+    // Which keys there are depends on the kind.
+    let place = match kind?.value.as_str() {
+        "fixed" => fixed(&mut table, flaws),
+        "ivshmem2" => Some(ivshmem2(&mut table, flaws)),
+        _ => Some(ivshmem(&mut table, flaws)),
+    };
+    table.finish(flaws);
+    Some(Device {
+        region: region?,
+        place: place?,
+    })
+}
+
+fn fixed(table: &mut Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Place> {
+    let mapping = mapping(table, flaws);
+    let denied_writes = denied_writes(table, DeniedWrites::Stop, flaws);
+    let gpa = table.number("gpa", 0..u64::MAX, flaws);
+    if gpa.is_none() && !table.has("gpa") {
+        let hint = "write the address: gpa = 0x10_0000_0000";
+        flaws.push(table.missing("gpa", hint));
+    }
+    Some(Place::Fixed {
+        gpa: gpa?,
+        mapping,
+        denied_writes,
+    })
+}
+
+fn ivshmem(table: &mut Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Place {
+    let vectors = table.number("vectors", VECTORS_MIN..VECTORS_MAX + 1, flaws);
+    Place::Ivshmem {
+        vectors: vectors.unwrap_or_else(|| absent(table, 2)),
+        mapping: mapping(table, flaws),
+        denied_writes: denied_writes(table, DeniedWrites::Stop, flaws),
+    }
+}
+
+fn ivshmem2(table: &mut Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Place {
+    let vectors = table.number("vectors", 1..VECTORS_MAX + 1, flaws);
+    Place::Ivshmem2 {
+        vectors: vectors.unwrap_or_else(|| absent(table, 2)),
+        access: access(table, flaws),
+        one_shot: table.flag("one_shot", flaws).is_some_and(|it| it.value),
+        denied_writes: denied_writes(table, DeniedWrites::Drop, flaws),
+    }
+}
+
+fn mapping(table: &mut Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Mapping {
+    let known = ["sectioned", "flat", "read-only"];
+    let found = choice(table, "mapping", &known, flaws);
+    found.map_or(Mapping::Sectioned, |it| match it.value.as_str() {
+        "flat" => Mapping::Flat,
+        "read-only" => Mapping::ReadOnly,
+        _ => Mapping::Sectioned,
+    })
+}
+
+fn access(table: &mut Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> GuestAccess {
+    let found = choice(table, "access", &["rw", "ro"], flaws);
+    found.map_or(GuestAccess::ReadWrite, |it| match it.value.as_str() {
+        "ro" => GuestAccess::ReadOnly,
+        _ => GuestAccess::ReadWrite,
+    })
+}
+
+fn denied_writes(
+    table: &mut Reader<'_, '_>,
+    otherwise: DeniedWrites,
+    flaws: &mut Vec<Flaw>,
+) -> DeniedWrites {
+    let found = choice(table, "denied_writes", &["stop", "drop"], flaws);
+    found.map_or(otherwise, |it| match it.value.as_str() {
+        "drop" => DeniedWrites::Drop,
+        _ => DeniedWrites::Stop,
+    })
+}
