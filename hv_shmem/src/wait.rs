@@ -76,8 +76,6 @@ pub const FIRST_SPIN_NS: u64 = 20_000;
 /// Looks between two readings of the clock: a reading costs as much as a few
 /// looks.
 const LOOKS_PER_READING: u32 = 32;
-/// Spin hints of [`Backoff`] after "empty" or "full".
-pub const BACKOFF_HINTS: u32 = 64;
 
 /// A clock that only goes forward.
 pub trait Clock {
@@ -439,22 +437,6 @@ impl<C: Clock> Waiter<C> {
             if heard == Heard::Rang {
                 self.counters.spurious += 1;
             }
-        }
-    }
-}
-
-/// What to do after "empty" or "full" when a sender or receiver goes at full
-/// speed: pause, so that the other side gets a batch done before its line is
-/// taken away again. Worth a third of the throughput of 8-byte messages.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Backoff;
-
-impl Backoff {
-    /// Pauses for [`BACKOFF_HINTS`] spin hints.
-    #[inline]
-    pub fn pause(self) {
-        for _ in 0..BACKOFF_HINTS {
-            core::hint::spin_loop();
         }
     }
 }

@@ -24,7 +24,7 @@ use hv_shmem::ring::SendError;
 use random::Random;
 use std::sync::Arc;
 
-const WHAT: &str = "peer's words fetched once, four ring layouts";
+const WHAT: &str = "peer's words fetched once: four ring layouts, and bulk in place";
 const SLOTS: u32 = 8;
 /// Largest batch taken at once.
 const BATCH: usize = 5;
@@ -129,6 +129,40 @@ fn exchange(ledger: &Ledger, mut ends: Ends<'_>, messages: u64, random: &mut Ran
     wrong + u64::from(received < messages)
 }
 
+/// A bulk receiver that takes its messages in place, into `out`.
+fn take_in_place(rx: &mut BulkReceiver<LedgerMem>, out: &mut [u8]) -> Option<usize> {
+    let mut slots = out.chunks_exact_mut(64);
+    let taken = rx.pop_each(BATCH, |words: [u64; 8]| {
+        if let Some(slot) = slots.next() {
+            slot.copy_from_slice(&words.map(u64::to_le_bytes).concat());
+        }
+    });
+    taken.ok()
+}
+
+fn receivers_in_place(messages: u64, random: &mut Random) -> (u64, u64) {
+    let ring = Ring::new(RingLayout::Bulk);
+    let ledger = ring.ledger.clone();
+    let mut tx = BulkSender::new(ring.plain.clone()).unwrap();
+    let mut rx = BulkReceiver::new(ring.for_receiver()).unwrap();
+    let ends = Ends {
+        layout: RingLayout::Bulk,
+        send: Box::new(move |m| {
+            let mut words = [0; 8];
+            for (word, bytes) in words.iter_mut().zip(m.chunks_exact(8)) {
+                *word = u64::from_le_bytes(bytes.try_into().unwrap());
+            }
+            match tx.push_each(1, || words)? {
+                1 => Ok(()),
+                _ => Err(SendError::Full),
+            }
+        }),
+        receive: Box::new(move |out| take_in_place(&mut rx, out)),
+    };
+    let wrong = exchange(&ledger, ends, messages, random);
+    (wrong, ledger.twice())
+}
+
 fn receivers(layout: RingLayout, messages: u64, random: &mut Random) -> (u64, u64) {
     let ring = Ring::new(layout);
     let ledger = ring.ledger.clone();
@@ -203,12 +237,14 @@ fn senders(layout: RingLayout, messages: u64, random: &mut Random) -> (u64, u64)
 
 fn run(cases: u64) -> u64 {
     let mut random = Random(harness::seed());
-    let share = (cases / 5).max(100);
+    let share = (cases / 6).max(100);
     let mut failures = 0;
     for layout in [RingLayout::Inline, RingLayout::Bulk, RingLayout::InPlace] {
         let (wrong, twice) = receivers(layout, share, &mut random);
         failures += wrong + twice;
     }
+    let (wrong, twice) = receivers_in_place(share, &mut random);
+    failures += wrong + twice;
     for layout in [RingLayout::Inline, RingLayout::Bulk] {
         let (wrong, twice) = senders(layout, share, &mut random);
         failures += wrong + twice;

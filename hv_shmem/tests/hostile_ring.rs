@@ -48,6 +48,8 @@ const WHAT: &str = "producer index, cursor, sequence and state words of a hostil
 enum Word {
     /// Bulk receiver against the producer index.
     Index,
+    /// The same, taking messages in place.
+    IndexInPlace,
     /// Bulk sender against the cursor.
     BulkCursor,
     /// In-line sender against the cursor.
@@ -62,8 +64,9 @@ enum Word {
     Answer,
 }
 
-const WORDS: [Word; 7] = [
+const WORDS: [Word; 8] = [
     Word::Index,
+    Word::IndexInPlace,
     Word::BulkCursor,
     Word::InlineCursor,
     Word::MpscCursor,
@@ -99,7 +102,7 @@ fn meant(word: Word, value: u64, state: &State) -> Option<u64> {
     } = *state;
     let produced = done + waiting;
     match word {
-        Word::Index => {
+        Word::Index | Word::IndexInPlace => {
             let fresh = value.wrapping_sub(done);
             (fresh <= slots).then_some(fresh)
         }
@@ -162,7 +165,7 @@ fn send_violation(e: SendError) -> Option<Violation> {
 /// Brings a ring to `state`, changes the word by `change`, looks.
 fn look(word: Word, state: &State, change: impl Fn(u64) -> u64) -> (u64, Came) {
     match word {
-        Word::Index => look_index(state, change),
+        Word::Index | Word::IndexInPlace => look_index(word, state, change),
         Word::BulkCursor | Word::InlineCursor | Word::MpscCursor => {
             look_cursor(word, state, change)
         }
@@ -171,7 +174,21 @@ fn look(word: Word, state: &State, change: impl Fn(u64) -> u64) -> (u64, Came) {
     }
 }
 
-fn look_index(state: &State, change: impl Fn(u64) -> u64) -> (u64, Came) {
+/// Takes all that has come: copied, or in place.
+fn take_all(
+    word: Word,
+    rx: &mut BulkReceiver<HeapMem>,
+    out: &mut [u8],
+) -> Result<usize, RecvError> {
+    if word == Word::Index {
+        return rx.pop_batch(out);
+    }
+    let mut seen = 0;
+    let taken = rx.pop_each(out.len() / 64, |_: [u64; 8]| seen += 1);
+    taken.inspect(|taken| assert_eq!(*taken, seen))
+}
+
+fn look_index(word: Word, state: &State, change: impl Fn(u64) -> u64) -> (u64, Came) {
     let place = place(RingLayout::Bulk, state.slots);
     let mut tx = BulkSender::new(place.clone()).unwrap();
     let mut rx = BulkReceiver::new(place.clone()).unwrap();
@@ -186,7 +203,7 @@ fn look_index(state: &State, change: impl Fn(u64) -> u64) -> (u64, Came) {
     }
     let value = change(word_of(&place.produced, 0));
     place.produced.store_u64(0, value, Ordering::Relaxed);
-    let came = match rx.pop_batch(&mut out) {
+    let came = match take_all(word, &mut rx, &mut out) {
         Ok(taken) => Came {
             taken: taken as u64,
             refused: None,
@@ -194,6 +211,7 @@ fn look_index(state: &State, change: impl Fn(u64) -> u64) -> (u64, Came) {
         },
         Err(e) => {
             let sticky = rx.try_recv(&mut out[..64]) == Err(e)
+                && take_all(word, &mut rx, &mut out) == Err(e)
                 && rx.has_message() == Err(e)
                 && rx.position() == state.done;
             rx.arm();
@@ -503,7 +521,8 @@ fn control(words: &[Word], guard: &str) {
 #[cfg(feature = "negative_control_index")]
 #[test]
 fn control_t2_producer_index() {
-    control(&[Word::Index], "the bounds of the producer index");
+    let words = [Word::Index, Word::IndexInPlace];
+    control(&words, "the bounds of the producer index");
 }
 
 #[cfg(feature = "negative_control_cursor")]

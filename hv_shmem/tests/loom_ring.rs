@@ -133,6 +133,43 @@ fn bulk_delivers_in_order() {
     });
 }
 
+/// The same with messages made and taken in their slots.
+#[test]
+fn bulk_delivers_in_place() {
+    model(|| {
+        let place = place(RingLayout::Bulk, 8, 2);
+        let mut sender = BulkSender::new(place.clone()).unwrap();
+        let mut receiver = BulkReceiver::new(place).unwrap();
+        let producer = thread::spawn(move || {
+            let mut sent = 0u64;
+            while sent < 3 {
+                let mut next = sent;
+                let went = sender.push_each(3 - sent as usize, || {
+                    next += 1;
+                    [next]
+                });
+                sent += went.unwrap() as u64;
+                if next == sent && sent < 3 {
+                    thread::yield_now();
+                }
+            }
+        });
+        let mut seen = 0u64;
+        while seen < 3 {
+            let before = seen;
+            let taken = receiver.pop_each(2, |[word]| {
+                seen += 1;
+                assert_eq!(word, seen);
+            });
+            assert_eq!(taken.unwrap() as u64, seen - before);
+            if seen == before {
+                thread::yield_now();
+            }
+        }
+        producer.join().unwrap();
+    });
+}
+
 /// The sender flushes after each message; the receiver arms, looks again and
 /// sleeps.
 fn bulk_wakes_receiver() {

@@ -22,10 +22,12 @@ use std::collections::VecDeque;
 enum Step {
     Send(usize),
     SendBatch(usize),
+    SendEach(usize),
     Stage,
     Publish,
     Receive,
     ReceiveBatch(usize),
+    ReceiveEach(usize),
     FlushSender,
     FlushReceiver,
     Arm,
@@ -35,10 +37,12 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0usize..=64).prop_map(Step::Send),
         2 => (0usize..10).prop_map(Step::SendBatch),
+        2 => (0usize..20).prop_map(Step::SendEach),
         1 => Just(Step::Stage),
         1 => Just(Step::Publish),
         4 => Just(Step::Receive),
         2 => (0usize..10).prop_map(Step::ReceiveBatch),
+        2 => (0usize..20).prop_map(Step::ReceiveEach),
         1 => Just(Step::FlushSender),
         1 => Just(Step::FlushReceiver),
         1 => Just(Step::Arm),
@@ -107,6 +111,10 @@ trait Tx {
         None
     }
     fn publish(&mut self) {}
+    /// Sends messages made in place, each with its number as first word.
+    fn each(&mut self, _first: u64, _most: usize) -> Option<Result<usize, SendError>> {
+        None
+    }
 }
 
 trait Rx {
@@ -114,6 +122,54 @@ trait Rx {
     fn batch(&mut self, out: &mut [u8]) -> usize;
     fn flush(&mut self);
     fn arm(&mut self);
+    /// Takes messages in place and gives their first words, or so many of them
+    /// as a payload has.
+    fn each(&mut self, _most: usize) -> Option<Vec<Vec<u8>>> {
+        None
+    }
+}
+
+/// Words of a message in place; smaller, equal to and larger than the slots
+/// here.
+const EACH_WORDS: [usize; 3] = [1, 2, 8];
+
+fn send_each<const WORDS: usize>(
+    tx: &mut BulkSender<HeapMem>,
+    first: u64,
+    most: usize,
+) -> Result<usize, SendError> {
+    let mut number = first;
+    tx.push_each(most, || {
+        let mut words = [number; WORDS];
+        words[WORDS - 1] = !number;
+        words[0] = number;
+        number += 1;
+        words
+    })
+}
+
+fn receive_each<const WORDS: usize>(rx: &mut BulkReceiver<HeapMem>, most: usize) -> Vec<Vec<u8>> {
+    let mut taken = Vec::new();
+    let count = rx.pop_each(most, |words: [u64; WORDS]| {
+        taken.push(words.map(u64::to_le_bytes).concat());
+    });
+    assert_eq!(count, Ok(taken.len()));
+    taken
+}
+
+/// The bytes that [`send_each`] sends as message `number`.
+fn made_in_place(number: u64, words: usize) -> Vec<u8> {
+    let mut made = vec![number; words];
+    made[words - 1] = !number;
+    made[0] = number;
+    made.into_iter().flat_map(u64::to_le_bytes).collect()
+}
+
+/// How many words the next message in place has: the sizes take turns.
+fn words_of(number: u64, payload: usize) -> usize {
+    let fitting = EACH_WORDS.into_iter().filter(|words| words * 8 <= payload);
+    let fitting: Vec<usize> = fitting.collect();
+    fitting[number as usize % fitting.len()]
 }
 
 macro_rules! ends {
@@ -151,7 +207,28 @@ macro_rules! ends {
 
 ends!(InlineSender, InlineReceiver);
 ends!(MpscSender, MpscReceiver);
-ends!(@rx BulkReceiver);
+
+impl Rx for BulkReceiver<HeapMem> {
+    fn recv(&mut self, out: &mut [u8]) -> Option<usize> {
+        self.try_recv(out).unwrap()
+    }
+    fn batch(&mut self, out: &mut [u8]) -> usize {
+        self.pop_batch(out).unwrap()
+    }
+    fn flush(&mut self) {
+        let _ = BulkReceiver::flush(self);
+    }
+    fn arm(&mut self) {
+        BulkReceiver::arm(self);
+    }
+    fn each(&mut self, most: usize) -> Option<Vec<Vec<u8>>> {
+        Some(match EACH_WORDS[most % 3] {
+            1 => receive_each::<1>(self, most),
+            2 => receive_each::<2>(self, most),
+            _ => receive_each::<8>(self, most),
+        })
+    }
+}
 
 impl Tx for BulkSender<HeapMem> {
     fn send(&mut self, m: &[u8]) -> Result<(), SendError> {
@@ -168,6 +245,13 @@ impl Tx for BulkSender<HeapMem> {
     }
     fn publish(&mut self) {
         BulkSender::publish(self);
+    }
+    fn each(&mut self, first: u64, most: usize) -> Option<Result<usize, SendError>> {
+        Some(match words_of(first, self.payload()) {
+            1 => send_each::<1>(self, first, most),
+            2 => send_each::<2>(self, first, most),
+            _ => send_each::<8>(self, first, most),
+        })
     }
 }
 
@@ -216,6 +300,21 @@ fn run(
                 prop_assert!(sent == count || model.may_refuse());
                 publish(&mut model);
             }
+            Step::SendEach(most) => {
+                if let Some(sent) = tx.each(model.next, most) {
+                    let sent = sent.unwrap();
+                    prop_assert!(sent <= most && model.len() + sent <= model.slots);
+                    let words = words_of(model.next, payload);
+                    for number in model.next..model.next + sent as u64 {
+                        let mut padded = made_in_place(number, words);
+                        padded.resize(payload, 0);
+                        model.staged.push_back(padded);
+                    }
+                    model.next += sent as u64;
+                    prop_assert!(sent == most || model.may_refuse());
+                    publish(&mut model);
+                }
+            }
             Step::Stage => {
                 let (bytes, padded) = message(model.next, payload, payload);
                 match tx.stage(&bytes) {
@@ -247,6 +346,19 @@ fn run(
                 }
                 // A batch may end early only where the ring's own view ends.
                 prop_assert!(got > 0 || count == 0 || model.queue.is_empty());
+            }
+            Step::ReceiveEach(most) => {
+                let Some(got) = rx.each(most) else { continue };
+                prop_assert!(got.len() <= most);
+                prop_assert!(!got.is_empty() || most == 0 || model.queue.is_empty());
+                for mut message in got {
+                    let mut expected = model.take(payload).unwrap_or_default();
+                    // A prefix of a long payload; zeros behind a short one.
+                    expected.truncate(message.len());
+                    let behind = message.split_off(expected.len());
+                    prop_assert_eq!(message, expected);
+                    prop_assert!(behind.iter().all(|byte| *byte == 0));
+                }
             }
             Step::FlushSender => {
                 let rung = tx.flush();

@@ -90,6 +90,14 @@ impl Receiver {
     fn receive_batch(&mut self, out: &mut [u8]) -> Result<usize, RecvError> {
         match self {
             Self::Inline(r) => r.pop_batch(out),
+            // Every other length in place.
+            Self::Bulk(r) if out.len() / SLOT as usize % 2 == 1 => {
+                let mut slots = out.chunks_exact_mut(SLOT as usize);
+                r.pop_each(slots.len(), |words: [u64; SLOT as usize / 8]| {
+                    let slot = slots.next().expect("no more than asked for");
+                    slot.copy_from_slice(words.map(u64::to_le_bytes).as_flattened());
+                })
+            }
             Self::Bulk(r) => r.pop_batch(out),
         }
     }

@@ -12,6 +12,7 @@ use super::numa;
 use crate::layout::HUGE_PAGE;
 use crate::layout::PAGE;
 use crate::mem::Addressed;
+use crate::mem::LINE_WORDS;
 use crate::mem::Ordering;
 use crate::mem::OutOfBounds;
 use crate::mem::RawMem;
@@ -362,6 +363,18 @@ impl SharedMem for MappedMem {
     unsafe fn write_unchecked(&self, at: u64, from: &[u8]) {
         // SAFETY: as above.
         unsafe { self.raw.write_unchecked(at, from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_line_unchecked(&self, at: u64) -> [u64; LINE_WORDS] {
+        // SAFETY: as above.
+        unsafe { self.raw.load_line_unchecked(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_line_unchecked(&self, at: u64, line: [u64; LINE_WORDS]) {
+        // SAFETY: as above.
+        unsafe { self.raw.store_line_unchecked(at, line) }
     }
 
     #[inline(always)]

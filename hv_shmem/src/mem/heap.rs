@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "hands the allocation's address to RawMem")]
 
 use super::Addressed;
+use super::LINE_WORDS;
 use super::Ordering;
 use super::OutOfBounds;
 use super::RawMem;
@@ -156,6 +157,18 @@ impl SharedMem for HeapMem {
     unsafe fn write_unchecked(&self, at: u64, from: &[u8]) {
         // SAFETY: as above.
         unsafe { self.raw.write_unchecked(at, from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_line_unchecked(&self, at: u64) -> [u64; LINE_WORDS] {
+        // SAFETY: as above.
+        unsafe { self.raw.load_line_unchecked(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_line_unchecked(&self, at: u64, line: [u64; LINE_WORDS]) {
+        // SAFETY: as above.
+        unsafe { self.raw.store_line_unchecked(at, line) }
     }
 
     #[inline(always)]

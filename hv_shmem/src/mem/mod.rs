@@ -34,6 +34,9 @@ pub use loom::LoomMem;
 pub use raw::RawMem;
 pub use slots::Slots;
 
+/// Words of a cache line.
+pub const LINE_WORDS: usize = 8;
+
 /// An offset and length that do not lie inside the memory they were meant for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{len} bytes at offset {at:#x} do not fit in {limit:#x} bytes (or are misaligned)")]
@@ -123,6 +126,28 @@ pub trait SharedMem: Clone {
     #[inline(always)]
     unsafe fn write_unchecked(&self, at: u64, from: &[u8]) {
         self.write(at, from);
+    }
+    /// Loads the words of 64 bytes, each once; they need not be a cache line.
+    ///
+    /// # Safety
+    /// `at` is a multiple of 8 and `at + 64 <= self.len()`.
+    #[inline(always)]
+    unsafe fn load_line_unchecked(&self, at: u64) -> [u64; LINE_WORDS] {
+        core::array::from_fn(|word| {
+            // SAFETY: one of the eight words that the caller promises.
+            unsafe { self.load_u64_unchecked(at + 8 * word as u64, Ordering::Relaxed) }
+        })
+    }
+    /// Stores the words of 64 bytes, each once; they need not be a cache line.
+    ///
+    /// # Safety
+    /// `at` is a multiple of 8 and `at + 64 <= self.len()`.
+    #[inline(always)]
+    unsafe fn store_line_unchecked(&self, at: u64, line: [u64; LINE_WORDS]) {
+        for (at, word) in (at..).step_by(8).zip(line) {
+            // SAFETY: one of the eight words that the caller promises.
+            unsafe { self.store_u64_unchecked(at, word, Ordering::Relaxed) };
+        }
     }
     /// Orders this peer's accesses before and after it, as
     /// [`core::sync::atomic::fence`] does.

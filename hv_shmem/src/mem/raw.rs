@@ -4,6 +4,7 @@
     reason = "the one place where a shared mapping's address is dereferenced"
 )]
 
+use super::LINE_WORDS;
 use super::Ordering;
 use super::OutOfBounds;
 use super::SharedMem;
@@ -175,6 +176,20 @@ impl SharedMem for RawMem {
     unsafe fn write_unchecked(&self, at: u64, from: &[u8]) {
         // SAFETY: mapped, inside and aligned (the base is), as promised.
         unsafe { copy::copy_in_aligned(from, self.base.add(at as usize)) }
+    }
+
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    #[inline(always)]
+    unsafe fn load_line_unchecked(&self, at: u64) -> [u64; LINE_WORDS] {
+        // SAFETY: mapped, inside and aligned (the base is), as promised.
+        unsafe { copy::line_out(self.base.add(at as usize)) }
+    }
+
+    #[cfg(all(target_arch = "x86_64", target_feature = "sse2"))]
+    #[inline(always)]
+    unsafe fn store_line_unchecked(&self, at: u64, line: [u64; LINE_WORDS]) {
+        // SAFETY: mapped, inside and aligned (the base is), as promised.
+        unsafe { copy::line_in(line, self.base.add(at as usize)) }
     }
 
     #[inline(always)]

@@ -8,9 +8,11 @@
     reason = "the one place that turns a checked shape into unchecked accesses"
 )]
 
+use super::LINE_WORDS;
 use super::Ordering;
 use super::OutOfBounds;
 use super::SharedMem;
+use core::ops::Range;
 
 /// `2^k` slots of `2^shift` bytes each.
 #[derive(Debug, Clone)]
@@ -167,6 +169,115 @@ impl<M: SharedMem> Slots<M> {
                 self.mem.write_unchecked(0, second);
             }
         }
+    }
+
+    /// Hands out the first `WORDS` words of consecutive slots, each word loaded
+    /// once and given by value: nothing is left that could be loaded again.
+    /// Words that a slot does not have are 0.
+    ///
+    /// # Panics
+    /// When there are fewer than `count` slots: a bug of the caller.
+    #[inline(always)]
+    pub fn read_each<const WORDS: usize>(
+        &self,
+        position: u64,
+        count: u64,
+        mut to: impl FnMut([u64; WORDS]),
+    ) {
+        for run in self.straight(position, count) {
+            let mut slots = run;
+            if self.in_lines::<WORDS>() {
+                let a_line = (LINE_WORDS / WORDS) as u64;
+                while slots.end - slots.start >= a_line {
+                    // SAFETY: `straight` gives slots inside `mem`; so many of
+                    // them as a line takes begin here.
+                    let line = unsafe { self.mem.load_line_unchecked(self.offset(slots.start)) };
+                    let (messages, _) = line.as_chunks::<WORDS>();
+                    messages.iter().for_each(|message| to(*message));
+                    slots.start += a_line;
+                }
+            }
+            for slot in slots {
+                to(self.load_words(slot));
+            }
+        }
+    }
+
+    /// Fills consecutive slots where they lie, with `WORDS` words and zeros
+    /// behind them.
+    ///
+    /// # Panics
+    /// When a slot has fewer than `WORDS` words, or there are fewer than `count`
+    /// slots: a bug of the caller.
+    #[inline(always)]
+    pub fn write_each<const WORDS: usize>(
+        &self,
+        position: u64,
+        count: u64,
+        mut from: impl FnMut() -> [u64; WORDS],
+    ) {
+        for run in self.straight(position, count) {
+            let mut slots = run;
+            if self.in_lines::<WORDS>() {
+                let a_line = (LINE_WORDS / WORDS) as u64;
+                while slots.end - slots.start >= a_line {
+                    let mut line = [0; LINE_WORDS];
+                    let (messages, _) = line.as_chunks_mut::<WORDS>();
+                    messages.iter_mut().for_each(|message| *message = from());
+                    let at = self.offset(slots.start);
+                    // SAFETY: as in `read_each`.
+                    unsafe { self.mem.store_line_unchecked(at, line) };
+                    slots.start += a_line;
+                }
+            }
+            for slot in slots {
+                self.store_words(slot, from());
+            }
+        }
+    }
+
+    /// Whether slots of `WORDS` words follow each other without gaps, so many to
+    /// 64 bytes.
+    #[inline(always)]
+    fn in_lines<const WORDS: usize>(&self) -> bool {
+        self.size == 8 * WORDS && LINE_WORDS.is_multiple_of(WORDS)
+    }
+
+    #[inline(always)]
+    fn load_words<const WORDS: usize>(&self, slot: u64) -> [u64; WORDS] {
+        let (at, words) = (self.offset(slot), self.size / 8);
+        core::array::from_fn(|word| match word < words {
+            // SAFETY: a word of a slot, and slots lie inside `mem`.
+            true => unsafe {
+                let at = at + 8 * word as u64;
+                self.mem.load_u64_unchecked(at, Ordering::Relaxed)
+            },
+            false => 0,
+        })
+    }
+
+    #[inline(always)]
+    fn store_words<const WORDS: usize>(&self, slot: u64, words: [u64; WORDS]) {
+        self.check(0, 8 * WORDS);
+        let at = self.offset(slot);
+        for (at, word) in (at..).step_by(8).zip(words) {
+            // SAFETY: a word of a slot, as just checked.
+            unsafe { self.mem.store_u64_unchecked(at, word, Ordering::Relaxed) };
+        }
+        let rest = (self.size - 8 * WORDS) as u64;
+        if rest != 0 {
+            self.mem.zero(at + 8 * WORDS as u64, rest);
+        }
+    }
+
+    /// Consecutive slots as two runs of slot numbers, with the end of the memory
+    /// between them.
+    #[inline(always)]
+    fn straight(&self, position: u64, count: u64) -> [Range<u64>; 2] {
+        assert!(count <= self.count(), "run longer than the ring");
+        let first = self.index(position);
+        let before_end = count.min(self.count() - first);
+        [first..first + before_end, 0..count - before_end]
     }
 
     /// The memory below.

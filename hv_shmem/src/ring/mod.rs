@@ -47,6 +47,7 @@
 //! a machine (2^64 messages at 10^9 a second are 584 years), but all arithmetic
 //! on them is modulo 2^64 all the same, because the peer's words are.
 
+mod back_off;
 mod bulk;
 mod complete;
 mod entry;

@@ -101,6 +101,36 @@ impl Bytes for [u64; 8] {
     }
 }
 
+/// Messages as the words that are written to a slot and read from it in place.
+pub(super) trait Words<const WORDS: usize>: Message {
+    fn words(self) -> [u64; WORDS];
+    fn of(words: [u64; WORDS]) -> Self;
+}
+
+impl Words<1> for u64 {
+    #[inline(always)]
+    fn words(self) -> [u64; 1] {
+        [self]
+    }
+
+    #[inline(always)]
+    fn of([word]: [u64; 1]) -> Self {
+        word
+    }
+}
+
+impl Words<8> for [u64; 8] {
+    #[inline(always)]
+    fn words(self) -> [u64; 8] {
+        self
+    }
+
+    #[inline(always)]
+    fn of(words: [u64; 8]) -> Self {
+        words
+    }
+}
+
 /// Longest message here, in bytes.
 const LONGEST: usize = 64;
 
@@ -121,7 +151,7 @@ pub(super) fn one_by_one<T: Bytes>(bench: &Bench, spec: &GoalSpec) -> Result<Mea
                     loop {
                         match tx.try_send(&bytes[..T::LEN]) {
                             Ok(()) => break,
-                            Err(SendError::Full) => back_off(&mut patience)?,
+                            Err(SendError::Full) => patience.spent(tx.back_off())?,
                             Err(e) => return Err(failed(e)),
                         }
                     }
@@ -133,7 +163,7 @@ pub(super) fn one_by_one<T: Bytes>(bench: &Bench, spec: &GoalSpec) -> Result<Mea
                 let (mut sum, mut bytes) = (0u64, [0; LONGEST]);
                 for _ in 0..count {
                     while rx.try_recv(&mut bytes[..T::LEN]).map_err(failed)?.is_none() {
-                        back_off(&mut patience)?;
+                        patience.spent(rx.back_off())?;
                     }
                     sum = sum.wrapping_add(T::get(&bytes[..T::LEN]).sum());
                 }
@@ -161,31 +191,47 @@ pub(super) fn one_by_one<T: Bytes>(bench: &Bench, spec: &GoalSpec) -> Result<Mea
     }
 }
 
-/// Portal's bulk ring in batches of `batch` messages.
-fn in_batches<T: Bytes>(
+/// Portal's bulk ring in batches of `batch` messages, made and read where they
+/// lie.
+fn in_batches<T: Words<WORDS>, const WORDS: usize>(
     pair: Pair,
     count: u64,
     batch: usize,
 ) -> Result<Contender<'static>, BenchError> {
-    let (mut tx, mut rx) = bulk(T::LEN, SLOTS.max(4 * batch as u32))?;
-    let whole = batch * T::LEN;
+    let (mut tx, mut rx) = bulk(8 * WORDS, SLOTS.max(4 * batch as u32))?;
     Ok(Contender::new("Portal bulk ring", move || {
         let (tx, rx) = (&mut *tx, &mut *rx);
         flow::rate::<T>(
             &pair,
             count,
-            move || send_batches::<T>(count, batch, |bytes| tx.push_batch(bytes).map_err(failed)),
+            move || {
+                let mut patience = Patience::of("space in the ring");
+                let mut number = 0;
+                while number < count {
+                    let mut next = number;
+                    let went = tx.push_each(batch, || {
+                        let message = T::numbered(next);
+                        next = next.wrapping_add(1);
+                        message.words()
+                    });
+                    let went = went.map_err(failed)?;
+                    if went == 0 {
+                        patience.spent(tx.back_off())?;
+                    }
+                    number += went as u64;
+                }
+                Ok(())
+            },
             move || {
                 let mut patience = Patience::of("the ring");
                 let (mut sum, mut got) = (0u64, 0);
-                let mut bytes = vec![0; whole];
                 while got < count {
-                    let came = rx.pop_batch(&mut bytes).map_err(failed)?;
+                    let came = rx.pop_each(batch, |words| {
+                        sum = sum.wrapping_add(T::of(words).sum());
+                    });
+                    let came = came.map_err(failed)?;
                     if came == 0 {
-                        back_off(&mut patience)?;
-                    }
-                    for message in bytes[..came * T::LEN].chunks_exact(T::LEN) {
-                        sum = sum.wrapping_add(T::get(message).sum());
+                        patience.spent(rx.back_off())?;
                     }
                     got += came as u64;
                 }
@@ -225,7 +271,7 @@ fn send_batches<T: Bytes>(
 pub(super) fn batches(bench: &Bench, spec: &GoalSpec) -> Result<Measured, BenchError> {
     const BATCH: usize = 32;
     let (pair, count) = (bench.pair, BYTES / 8);
-    let portal = in_batches::<u64>(pair, count, BATCH)?;
+    let portal = in_batches::<u64, 1>(pair, count, BATCH)?;
     #[cfg(not(feature = "peers"))]
     {
         drop(portal);
@@ -243,7 +289,7 @@ pub(super) fn batches(bench: &Bench, spec: &GoalSpec) -> Result<Measured, BenchE
 pub(super) fn bandwidth(bench: &Bench, spec: &GoalSpec) -> Result<Measured, BenchError> {
     const BATCH: usize = 256;
     let (pair, count) = (bench.pair, 4 * BYTES / 64);
-    let mut rate = in_batches::<[u64; 8]>(pair, count, BATCH)?;
+    let mut rate = in_batches::<[u64; 8], 8>(pair, count, BATCH)?;
     let portal = Contender::new("Portal bulk ring", move || {
         let sample = rate.sample()?;
         // Millions of 64-byte messages a second to 10^9 bytes a second.

@@ -93,7 +93,13 @@ impl Patience {
     /// One more look without success, without a pause.
     #[inline(always)]
     pub(crate) fn tight(&mut self) -> Result<(), Stuck> {
-        self.left -= 1;
+        self.spent(1)
+    }
+
+    /// `spins` looks or pauses without success.
+    #[inline(always)]
+    pub(crate) fn spent(&mut self, spins: u32) -> Result<(), Stuck> {
+        self.left = self.left.saturating_sub(spins);
         if self.left == 0 {
             self.left = PATIENCE;
             return Err(Stuck(self.what));
