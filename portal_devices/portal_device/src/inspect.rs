@@ -1,11 +1,20 @@
 //! The inspect view: a tree of named values, in the order given.
 //!
 //! Serialises as a map, so that `--json` and a terminal view take the same
-//! tree.
+//! tree, and is read back from one by whoever asked for it over a socket.
+//!
+//! Distrusted: text and names in a tree that was read back, and names that a
+//! tree took from a region. What is shown goes through [`Plain`]. How large a
+//! tree may be is the reader's to limit, by the length of what it parses; how
+//! deep, by its parser.
 
+use serde::de::MapAccess;
+use serde::de::SeqAccess;
+use serde::de::Visitor;
 use serde::ser::SerializeMap;
 use std::borrow::Cow;
 use std::fmt;
+use std::fmt::Write as _;
 
 /// A value in the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,17 +83,13 @@ impl Node {
 
     fn write(&self, f: &mut fmt::Formatter<'_>, depth: usize) -> fmt::Result {
         for (name, value) in &self.entries {
-            let indent = depth.saturating_mul(2);
+            let (indent, name) = (depth.saturating_mul(2), Plain(name));
             match value {
-                Value::Number(n) => writeln!(f, "{:indent$}{name}: {n}", "")?,
-                Value::Hex(n) => writeln!(f, "{:indent$}{name}: {n:#x}", "")?,
-                Value::Flag(b) => writeln!(f, "{:indent$}{name}: {b}", "")?,
-                Value::Text(t) => writeln!(f, "{:indent$}{name}: {t}", "")?,
-                Value::Absent => writeln!(f, "{:indent$}{name}: -", "")?,
                 Value::Node(node) => {
                     writeln!(f, "{:indent$}{name}:", "")?;
                     node.write(f, depth.saturating_add(1))?;
                 }
+                value => writeln!(f, "{:indent$}{name}: {value}", "")?,
             }
         }
         Ok(())
@@ -95,6 +100,63 @@ impl fmt::Display for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write(f, 0)
     }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::Number(n) => write!(f, "{n}"),
+            Value::Hex(n) => write!(f, "{n:#x}"),
+            Value::Flag(b) => write!(f, "{b}"),
+            Value::Text(t) => write!(f, "{}", Plain(t)),
+            Value::Absent => f.write_str("-"),
+            Value::Node(node) => write!(f, "{node}"),
+        }
+    }
+}
+
+/// Text that somebody else chose, on its way to a terminal: whatever a terminal
+/// could take for a command, and what makes text look different from what it is
+/// (bidirectional marks, characters without width), is shown as `\u{...}`.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain<'a>(pub &'a str);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            if is_plain(c) {
+                f.write_char(c)?;
+            } else {
+                write!(f, "{}", c.escape_unicode())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether `c` shows as itself and as nothing else.
+pub fn is_plain(c: char) -> bool {
+    let hidden = matches!(
+        c,
+        '\u{00ad}'
+            | '\u{034f}'
+            | '\u{061c}'
+            | '\u{115f}'
+            | '\u{1160}'
+            | '\u{17b4}'
+            | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e0fff}'
+    );
+    !c.is_control() && !hidden
 }
 
 impl serde::Serialize for Node {
@@ -116,6 +178,77 @@ impl serde::Serialize for Value {
             Value::Node(node) => node.serialize(serializer),
             Value::Absent => serializer.serialize_none(),
         }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Node {
+    /// A map becomes a node, and so does a list, with the names 0,
+    /// 1, ...; a number that is no u64 becomes text.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Node(node) => Ok(node),
+            _ => Err(serde::de::Error::custom("a tree is a map or a list")),
+        }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Value {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ReadValue)
+    }
+}
+
+struct ReadValue;
+
+impl<'de> Visitor<'de> for ReadValue {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number, true, false, text, null, a map or a list")
+    }
+
+    fn visit_bool<E>(self, flag: bool) -> Result<Value, E> {
+        Ok(Value::Flag(flag))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        Ok(Value::Number(number))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(Value::Text(number.to_string().into()))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
+        Ok(Value::Text(number.to_string().into()))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::Text(text.to_owned().into()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Value, E> {
+        Ok(Value::Text(text.into()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Absent)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut node = Node::new();
+        while let Some((name, value)) = map.next_entry::<String, Value>()? {
+            node.push(name, value);
+        }
+        Ok(Value::Node(node))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut node = Node::new();
+        while let Some(value) = list.next_element::<Value>()? {
+            node.push(node.entries.len().to_string(), value);
+        }
+        Ok(Value::Node(node))
     }
 }
 
@@ -208,5 +341,35 @@ mod tests {
             serde_json::to_string(&tree).expect("a tree serialises"),
             r#"{"id":3,"bar0":{"gpa":3221225472,"mapped":true},"peer":null}"#
         );
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_in_order() {
+        let text = r#"{"z":1,"a":{"b":true,"c":null},"list":["x",-1,2.5],"10":0,"9":0}"#;
+        let tree: Node = serde_json::from_str(text).expect("a tree");
+        let names: Vec<_> = tree.entries().map(|(name, _)| name).collect();
+        assert_eq!(names, ["z", "a", "list", "10", "9"]);
+        assert_eq!(tree.get("a/b"), Some(&Value::Flag(true)));
+        assert_eq!(tree.get("a/c"), Some(&Value::Absent));
+        assert_eq!(tree.get("list/1"), Some(&Value::Text("-1".into())));
+        for bad in ["1", "null", "{", r#"{"a":}"#] {
+            assert!(serde_json::from_str::<Node>(bad).is_err(), "{bad}");
+        }
+        let deep = format!("{}1{}", r#"{"a":"#.repeat(1000), "}".repeat(1000));
+        assert!(serde_json::from_str::<Node>(&deep).is_err(), "too deep");
+    }
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_is_printed() {
+        let hostile = "a\x1b[2J\x07\r\n\u{9b}31m\u{202e}b\u{200b}\u{7f}";
+        let tree = Node::new().with(hostile.to_owned(), hostile.to_owned());
+        let shown = tree.to_string();
+        assert!(
+            shown.ends_with('\n') && shown.lines().count() == 1,
+            "{shown}"
+        );
+        assert!(shown.trim_end().chars().all(is_plain), "{shown:?}");
+        assert!(shown.contains("\\u{1b}[2J"), "{shown}");
+        assert_eq!(Plain("größe 3 µs").to_string(), "größe 3 µs");
     }
 }
