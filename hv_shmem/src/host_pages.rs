@@ -163,6 +163,51 @@ impl<M: SharedMem> HostPages<M> {
         Ok(this)
     }
 
+    /// Takes up the pages of a region whose host died while its peers live on:
+    /// peers, epochs and generation stay. What they were comes from the host's
+    /// own records, never from the pages, which a hostile peer of a flat carrier
+    /// can write. Readers see each entry either as it was or as recorded.
+    /// Numbers without a record were never used; one whose record says nothing of
+    /// who had it is free.
+    ///
+    /// # Errors
+    /// [`HostError::TooSmall`]; [`HostError::Peer`] for a record of a number that
+    /// the region does not have.
+    pub fn resume(
+        mem: M,
+        header: Header,
+        lives: impl IntoIterator<Item = PeerRecord>,
+    ) -> Result<Self, HostError> {
+        let need = header.layout.host.end;
+        if mem.len() < need {
+            return Err(HostError::TooSmall {
+                need,
+                have: mem.len(),
+            });
+        }
+        let mut this = Self::over(mem, header);
+        let mut known = [false; layout::MAX_PEERS as usize];
+        for PeerRecord {
+            id,
+            epoch,
+            state,
+            who,
+        } in lives
+        {
+            this.life(id)?;
+            let state = who.map_or(PeerState::Free, |_| state);
+            this.write_entry(id, Life { epoch, state }, who.as_ref());
+            known[usize::from(id.0)] = true;
+        }
+        for peer in this.layout().peers() {
+            if !known[usize::from(peer.0)] {
+                this.write_entry(peer, NEVER_USED, None);
+            }
+        }
+        this.write_header();
+        Ok(this)
+    }
+
     fn over(mem: M, header: Header) -> Self {
         Self {
             mem,
@@ -187,6 +232,15 @@ impl<M: SharedMem> HostPages<M> {
     /// [`PeerError`].
     pub fn peer(&self, peer: PeerId) -> Result<PeerRecord, PeerError> {
         peers::read(&self.mem, self.layout(), peer)
+    }
+
+    /// Epoch and state of a number by the host's own copy, which nothing in shared
+    /// memory can change.
+    ///
+    /// # Errors
+    /// [`PeerError::NoSuchPeer`].
+    pub fn own_record(&self, peer: PeerId) -> Result<(u32, PeerState), PeerError> {
+        self.life(peer).map(|life| (life.epoch, life.state))
     }
 
     /// The lowest free or dead number at or above `from`.

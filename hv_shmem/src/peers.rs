@@ -61,7 +61,8 @@ pub enum PeerKind {
 }
 
 impl PeerKind {
-    const fn from_u8(value: u8) -> Option<Self> {
+    /// The kind with this number.
+    pub const fn from_u8(value: u8) -> Option<Self> {
         match value {
             1 => Some(Self::HostProcess),
             2 => Some(Self::Partition),
@@ -169,7 +170,8 @@ impl Rights {
         .map(|(_, name)| name)
     }
 
-    const fn from_bits(bits: u32) -> Option<Self> {
+    /// The set with these bits; `None` when there are others than rights.
+    pub const fn from_bits(bits: u32) -> Option<Self> {
         if bits & !Self::ALL.0 == 0 {
             Some(Self(bits))
         } else {

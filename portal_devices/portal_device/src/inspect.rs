@@ -81,6 +81,20 @@ impl Node {
         }
     }
 
+    /// The subtree at a path of names joined by `/`, to add to it.
+    pub fn subtree(&mut self, path: &str) -> Option<&mut Node> {
+        let (head, rest) = match path.split_once('/') {
+            Some((head, rest)) => (head, Some(rest)),
+            None => (path, None),
+        };
+        let (_, value) = self.entries.iter_mut().find(|(name, _)| name == head)?;
+        match (rest, value) {
+            (None, Value::Node(node)) => Some(node),
+            (Some(rest), Value::Node(node)) => node.subtree(rest),
+            _ => None,
+        }
+    }
+
     fn write(&self, f: &mut fmt::Formatter<'_>, depth: usize) -> fmt::Result {
         for (name, value) in &self.entries {
             let (indent, name) = (depth.saturating_mul(2), Plain(name));
@@ -328,6 +342,11 @@ mod tests {
         assert_eq!(tree.get("bar0/gpa"), Some(&Value::Hex(0xc000_0000)));
         assert_eq!(tree.get("bar0/gpa/deeper"), None);
         assert_eq!(tree.get("bar1"), None);
+        let mut tree = tree;
+        assert_eq!(tree.subtree("id"), None, "a number");
+        let bar0 = tree.subtree("bar0").expect("a subtree");
+        bar0.push("reads", 7u64);
+        assert_eq!(tree.get("bar0/reads"), Some(&Value::Number(7)));
     }
 
     #[test]

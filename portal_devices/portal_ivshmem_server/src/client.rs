@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Where departures are silent, a client is told of each id once: its bells stay
-//! the same whoever has it later.
+//! the same whoever has it later. A peer without vectors is not told of: the
+//! protocol has no word for it.
 //!
 //! Nothing is queued: what others did is in the switchboard's inbox of this peer
 //! (bounded by the number of ids), and only the bells of the one peer that is
@@ -15,6 +16,7 @@
 //! the same as one that reads.
 
 use crate::Departures;
+use crate::Ids;
 use crate::Message;
 use hv_shmem::layout::PeerId;
 use hv_shmem::mem::SharedMem;
@@ -87,9 +89,10 @@ impl<B: Clone> Client<B> {
     pub(crate) fn next<M: SharedMem>(
         &mut self,
         board: &mut Switchboard<M, B>,
+        ids: &Ids<B>,
     ) -> Option<&Message<B>> {
         if self.next.is_none() {
-            self.next = self.compute(board);
+            self.next = self.compute(board, ids);
         }
         self.next.as_ref()
     }
@@ -104,7 +107,11 @@ impl<B: Clone> Client<B> {
         self.stage == Stage::Settled && self.next.is_none() && self.train.is_none()
     }
 
-    fn compute<M: SharedMem>(&mut self, board: &mut Switchboard<M, B>) -> Option<Message<B>> {
+    fn compute<M: SharedMem>(
+        &mut self,
+        board: &mut Switchboard<M, B>,
+        ids: &Ids<B>,
+    ) -> Option<Message<B>> {
         loop {
             if let Some(train) = &mut self.train {
                 if let Some(bell) = train.bells.next() {
@@ -145,14 +152,14 @@ impl<B: Clone> Client<B> {
                     self.stage = Stage::Others {
                         announced: announced.saturating_add(1),
                     };
-                    if let Some(message) = self.take(event) {
+                    if let Some(message) = self.take(event, ids) {
                         return Some(message);
                     }
                 }
                 Stage::Own => self.stage = Stage::Settled,
                 Stage::Settled => {
                     let event = board.next_event(&self.key).ok().flatten()?;
-                    if let Some(message) = self.take(event) {
+                    if let Some(message) = self.take(event, ids) {
                         return Some(message);
                     }
                 }
@@ -162,10 +169,15 @@ impl<B: Clone> Client<B> {
 
     /// Makes the train or the message of an event. The protocol has no words for
     /// readiness.
-    fn take(&mut self, event: Event<B>) -> Option<Message<B>> {
+    fn take(&mut self, event: Event<B>, ids: &Ids<B>) -> Option<Message<B>> {
         match event {
             Event::Joined { peer, bells, .. } => {
-                if self.told.insert(peer) {
+                let bells = match (self.departures, ids.bells.get(&peer)) {
+                    (Departures::Silent, Some(bells)) => bells.clone(),
+                    _ => bells,
+                };
+                // A peer that is away is told when it is back, with its bells.
+                if !bells.is_empty() && self.told.insert(peer) {
                     let bells = bells.into_iter();
                     self.train = Some(Train { peer, bells });
                 }
@@ -173,10 +185,7 @@ impl<B: Clone> Client<B> {
             }
             Event::Gone { peer, .. } => match self.departures {
                 Departures::Silent => None,
-                Departures::Announced => {
-                    self.told.remove(&peer);
-                    Some(Message::id(peer))
-                }
+                Departures::Announced => self.told.remove(&peer).then(|| Message::id(peer)),
             },
             Event::Ready { .. } | Event::Quiescing { .. } => None,
         }

@@ -7,8 +7,12 @@
 //! its own bells; later the bells of newcomers, and the bare ids of those who are
 //! gone, where that is wanted ([`Departures`]).
 //!
-//! Bells belong to ids: a client that gets an id which somebody had before hears
-//! on the same bells.
+//! The switchboard is shared with whoever else serves its regions: ids are the
+//! region's, and peers that came another way are announced like any other.
+//!
+//! Where departures are silent, bells belong to ids: a client that gets an id which
+//! somebody had before hears on the same bells, and other clients are told these
+//! bells of the id whatever its peer hears on ([`Server::id_bells`]).
 //!
 //! Distrusted: clients. One that sends a byte breaks the protocol
 //! ([`Server::spoke`]); one that does not read its welcome in time, or lets a
@@ -28,6 +32,7 @@
 //! use hv_shmem::mem::HeapMem;
 //! use hv_shmem::name::Name;
 //! use portal_ivshmem_server::{Departures, Limits, Server};
+//! use portal_switchboard::{Policy, Switchboard};
 //! use std::convert::Infallible;
 //! use std::time::Duration;
 //!
@@ -35,12 +40,15 @@
 //! let name = Name::new("lake")?;
 //! let spec = RegionSpec::new(name, 1 << 20, 4);
 //! let pages = HostPages::format(HeapMem::new(1 << 20), &spec, uuid::Uuid::from_u128(7))?;
+//! let mut board = Switchboard::new(Limits::default().board);
+//! board.add_region(pages, Policy::default())?;
 //! let mut server = Server::new(Limits::default());
-//! server.add_region(pages, Departures::Silent)?;
+//! server.serve(name, Departures::Silent);
 //!
-//! let client = server.connect(&name, Duration::ZERO, || Ok::<_, Infallible>(vec!["its bell"]))?;
+//! let make = || Ok::<_, Infallible>(vec!["its bell"]);
+//! let client = server.connect(&mut board, &name, Duration::ZERO, make)?;
 //! let mut numbers = Vec::new();
-//! while let Some(message) = server.next(client) {
+//! while let Some(message) = server.next(&mut board, client) {
 //!     numbers.push(message.number);
 //!     server.sent(client);
 //! }
@@ -59,7 +67,6 @@ pub use message::VERSION;
 
 use client::Client;
 use client::Welcome;
-use hv_shmem::host_pages::HostPages;
 use hv_shmem::layout::PeerId;
 use hv_shmem::mem::SharedMem;
 use hv_shmem::name::Name;
@@ -69,11 +76,9 @@ use portal_device::Counter;
 use portal_device::inspect::Node;
 use portal_switchboard::Admission;
 use portal_switchboard::AdmissionError;
-use portal_switchboard::Policy;
-use portal_switchboard::RegionError;
+use portal_switchboard::PeerKey;
 use portal_switchboard::Switchboard;
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// What clients may take.
@@ -159,10 +164,8 @@ pub enum Lost {
 /// A client that is no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Departure {
-    /// The region that it was in.
-    pub region: Name,
-    /// The id that it had.
-    pub peer: PeerId,
+    /// The life that is over.
+    pub key: PeerKey,
     /// Why it is gone.
     pub why: Lost,
 }
@@ -175,16 +178,15 @@ struct Counters {
 
 /// What stays of a region's ids between clients.
 #[derive(Debug)]
-struct Ids<B> {
+pub(crate) struct Ids<B> {
     departures: Departures,
     /// By id; made when the id is first given.
     bells: BTreeMap<PeerId, Vec<B>>,
 }
 
-/// Regions, and the clients of their compatibility sockets.
+/// The clients of compatibility sockets.
 #[derive(Debug)]
-pub struct Server<M, B> {
-    board: Switchboard<M, B>,
+pub struct Server<B> {
     clients: BTreeMap<ClientId, Client<B>>,
     regions: BTreeMap<Name, Ids<B>>,
     born: u64,
@@ -192,11 +194,10 @@ pub struct Server<M, B> {
     counters: Counters,
 }
 
-impl<M: SharedMem, B: Clone> Server<M, B> {
-    /// No regions, no clients.
+impl<B: Clone> Server<B> {
+    /// No clients.
     pub fn new(limits: Limits) -> Self {
         Server {
-            board: Switchboard::new(limits.board),
             clients: BTreeMap::new(),
             regions: BTreeMap::new(),
             born: 0,
@@ -205,19 +206,46 @@ impl<M: SharedMem, B: Clone> Server<M, B> {
         }
     }
 
-    /// Serves a region. Its ids are given from 0 up, as QEMU's server does.
+    /// Lets clients into a region of the switchboard.
+    pub fn serve(&mut self, region: Name, departures: Departures) {
+        let bells = BTreeMap::new();
+        self.regions.insert(region, Ids { departures, bells });
+    }
+
+    /// Whether clients are let into a region, and how they hear of departures.
+    pub fn departures(&self, region: &Name) -> Option<Departures> {
+        self.regions.get(region).map(|ids| ids.departures)
+    }
+
+    /// The bells that belong to an id; `make` makes them if nobody had it before.
+    /// For a peer that came another way and brings no bells of its own, or whose
+    /// own bells somebody rings on when one of these is rung.
     ///
     /// # Errors
-    /// [`RegionError`].
-    pub fn add_region(
+    /// [`Refused`].
+    pub fn id_bells<E>(
         &mut self,
-        pages: HostPages<M>,
-        departures: Departures,
-    ) -> Result<Name, RegionError> {
-        let name = self.board.add_region(pages, Policy::default())?;
-        let bells = BTreeMap::new();
-        self.regions.insert(name, Ids { departures, bells });
-        Ok(name)
+        region: &Name,
+        peer: PeerId,
+        make: impl FnOnce() -> Result<Vec<B>, E>,
+    ) -> Result<Vec<B>, Refused<E>> {
+        let Some(ids) = self.regions.get_mut(region) else {
+            return Err(AdmissionError::NoSuchRegion { region: *region }.into());
+        };
+        if let Some(bells) = ids.bells.get(&peer) {
+            return Ok(bells.clone());
+        }
+        let bells = make().map_err(Refused::Bells)?;
+        ids.bells.insert(peer, bells.clone());
+        Ok(bells)
+    }
+
+    /// From now on these are the bells that belong to an id: those that its peer
+    /// kept while the server was restarted.
+    pub fn set_id_bells(&mut self, region: &Name, peer: PeerId, bells: Vec<B>) {
+        if let Some(ids) = self.regions.get_mut(region) {
+            ids.bells.insert(peer, bells);
+        }
     }
 
     /// Lets a client into a region at the time `now`: it gets the lowest free id
@@ -226,13 +254,14 @@ impl<M: SharedMem, B: Clone> Server<M, B> {
     ///
     /// # Errors
     /// [`Refused`]; nothing has changed then.
-    pub fn connect<E>(
+    pub fn connect<M: SharedMem, E>(
         &mut self,
+        board: &mut Switchboard<M, B>,
         region: &Name,
         now: Duration,
         make: impl FnOnce() -> Result<Vec<B>, E>,
     ) -> Result<ClientId, Refused<E>> {
-        let peer = self.vacancy(region)?;
+        let peer = board.vacancy(region)?;
         let Some(ids) = self.regions.get_mut(region) else {
             return Err(AdmissionError::NoSuchRegion { region: *region }.into());
         };
@@ -254,7 +283,7 @@ impl<M: SharedMem, B: Clone> Server<M, B> {
             id: Some(peer),
             bells: bells.clone(),
         };
-        let key = self.board.admit(region, admission)?;
+        let key = board.admit(region, admission)?;
         ids.bells.entry(peer).or_insert_with(|| bells.clone());
         let until = now.saturating_add(self.limits.welcome);
         let client = Client::new(key, bells, ids.departures, until);
@@ -262,29 +291,16 @@ impl<M: SharedMem, B: Clone> Server<M, B> {
         Ok(id)
     }
 
-    /// The lowest id that no client has.
-    fn vacancy(&self, region: &Name) -> Result<PeerId, AdmissionError> {
-        let Some(layout) = self.board.layout(region) else {
-            return Err(AdmissionError::NoSuchRegion { region: *region });
-        };
-        let keys = self.clients.values().map(|client| &client.key);
-        let taken: BTreeSet<_> = keys
-            .filter(|key| key.region == *region)
-            .map(|key| key.peer)
-            .collect();
-        let mut ids = layout.peers();
-        ids.find(|id| !taken.contains(id))
-            .ok_or(AdmissionError::Full {
-                region: *region,
-                first: PeerId(0),
-                last: layout.max_peers.saturating_sub(1),
-            })
-    }
-
     /// The message that this client is to be sent now, the same one until
     /// [`Self::sent`]; `None` when there is none.
-    pub fn next(&mut self, client: ClientId) -> Option<&Message<B>> {
-        self.clients.get_mut(&client)?.next(&mut self.board)
+    pub fn next<M: SharedMem>(
+        &mut self,
+        board: &mut Switchboard<M, B>,
+        client: ClientId,
+    ) -> Option<&Message<B>> {
+        let client = self.clients.get_mut(&client)?;
+        let ids = self.regions.get(&client.key.region)?;
+        client.next(board, ids)
     }
 
     /// The message went out whole.
@@ -311,19 +327,31 @@ impl<M: SharedMem, B: Clone> Server<M, B> {
     }
 
     /// The client closed its end, or cannot be reached.
-    pub fn closed(&mut self, client: ClientId) -> Option<Departure> {
-        self.part(client, Lost::Closed)
+    pub fn closed<M: SharedMem>(
+        &mut self,
+        board: &mut Switchboard<M, B>,
+        client: ClientId,
+    ) -> Option<Departure> {
+        self.part(board, client, Lost::Closed)
     }
 
     /// The client sent something: it loses its place.
-    pub fn spoke(&mut self, client: ClientId) -> Option<Departure> {
+    pub fn spoke<M: SharedMem>(
+        &mut self,
+        board: &mut Switchboard<M, B>,
+        client: ClientId,
+    ) -> Option<Departure> {
         self.counters.spoke.bump();
-        self.part(client, Lost::Spoke)
+        self.part(board, client, Lost::Spoke)
     }
 
     /// A client that has had its time, if there is one: it loses its place. Call
     /// again until `None`.
-    pub fn overdue(&mut self, now: Duration) -> Option<(ClientId, Departure)> {
+    pub fn overdue<M: SharedMem>(
+        &mut self,
+        board: &mut Switchboard<M, B>,
+        now: Duration,
+    ) -> Option<(ClientId, Departure)> {
         let (welcome, stall) = (self.limits.welcome, self.limits.stall);
         let (id, why) = self.clients.iter().find_map(|(id, client)| {
             let silent = matches!(client.welcome, Welcome::Until(end) if now >= end);
@@ -337,7 +365,8 @@ impl<M: SharedMem, B: Clone> Server<M, B> {
             }
         })?;
         self.counters.overdue.bump();
-        self.part(id, why).map(|departure| (id, departure))
+        self.part(board, id, why)
+            .map(|departure| (id, departure))
     }
 
     /// Clients whose time is running: their welcome is not known to be read, or
@@ -349,10 +378,9 @@ impl<M: SharedMem, B: Clone> Server<M, B> {
             .map(|(id, _)| *id)
     }
 
-    /// Region and peer id of a client.
-    pub fn place(&self, client: ClientId) -> Option<(Name, PeerId)> {
-        let key = self.clients.get(&client)?.key;
-        Some((key.region, key.peer))
+    /// Which life of which peer a client is.
+    pub fn place(&self, client: ClientId) -> Option<PeerKey> {
+        Some(self.clients.get(&client)?.key)
     }
 
     /// Clients of all regions.
@@ -362,21 +390,21 @@ impl<M: SharedMem, B: Clone> Server<M, B> {
 
     /// The tree that `portal top` and `portal inspect` show.
     pub fn inspect(&self) -> Node {
-        self.board
-            .inspect()
+        Node::new()
             .with("clients", self.clients.len() as u64)
             .with("spoke", self.counters.spoke.get())
             .with("overdue", self.counters.overdue.get())
     }
 
-    fn part(&mut self, client: ClientId, why: Lost) -> Option<Departure> {
+    fn part<M: SharedMem>(
+        &mut self,
+        board: &mut Switchboard<M, B>,
+        client: ClientId,
+        why: Lost,
+    ) -> Option<Departure> {
         let key = self.clients.remove(&client)?.key;
         // A key from this table is live until here: only this takes it out.
-        let _ = self.board.gone(&key);
-        Some(Departure {
-            region: key.region,
-            peer: key.peer,
-            why,
-        })
+        let _ = board.gone(&key);
+        Some(Departure { key, why })
     }
 }

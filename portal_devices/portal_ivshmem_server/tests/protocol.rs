@@ -7,6 +7,7 @@ use hv_shmem::layout::RegionSpec;
 use hv_shmem::mem::HeapMem;
 use hv_shmem::name::Name;
 use portal_ivshmem_server::ClientId;
+use portal_ivshmem_server::Departure;
 use portal_ivshmem_server::Departures;
 use portal_ivshmem_server::Limits;
 use portal_ivshmem_server::Lost;
@@ -15,6 +16,9 @@ use portal_ivshmem_server::Passed;
 use portal_ivshmem_server::Refused;
 use portal_ivshmem_server::Server;
 use portal_switchboard::AdmissionError;
+use portal_switchboard::PeerKey;
+use portal_switchboard::Policy;
+use portal_switchboard::Switchboard;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -23,7 +27,52 @@ use std::time::Duration;
 
 /// Owner and vector.
 type Bell = Arc<(u32, usize)>;
-type Lake = Server<HeapMem, Bell>;
+
+/// A server with a switchboard of its own.
+struct Lake {
+    board: Switchboard<HeapMem, Bell>,
+    server: Server<Bell>,
+}
+
+impl Lake {
+    fn next(&mut self, client: ClientId) -> Option<&Message<Bell>> {
+        self.server.next(&mut self.board, client)
+    }
+
+    fn closed(&mut self, client: ClientId) -> Option<Departure> {
+        self.server.closed(&mut self.board, client)
+    }
+
+    fn spoke(&mut self, client: ClientId) -> Option<Departure> {
+        self.server.spoke(&mut self.board, client)
+    }
+
+    fn overdue(&mut self, now: Duration) -> Option<(ClientId, Departure)> {
+        self.server.overdue(&mut self.board, now)
+    }
+
+    fn connect<E>(
+        &mut self,
+        region: &Name,
+        make: impl FnOnce() -> Result<Vec<Bell>, E>,
+    ) -> Result<ClientId, Refused<E>> {
+        self.server.connect(&mut self.board, region, START, make)
+    }
+}
+
+impl std::ops::Deref for Lake {
+    type Target = Server<Bell>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.server
+    }
+}
+
+impl std::ops::DerefMut for Lake {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.server
+    }
+}
 
 const START: Duration = Duration::ZERO;
 
@@ -38,11 +87,13 @@ fn server(peers: u16) -> Lake {
 fn server_with(peers: u16, departures: Departures) -> Lake {
     let spec = RegionSpec::new(lake(), 16 << 20, peers);
     let pages = HostPages::format(HeapMem::new(1 << 20), &spec, uuid::Uuid::from_u128(1));
-    let mut server = Server::new(Limits::default());
-    server
-        .add_region(pages.expect("host pages"), departures)
+    let mut board = Switchboard::new(Limits::default().board);
+    board
+        .add_region(pages.expect("host pages"), Policy::default())
         .expect("the first region");
-    server
+    let mut server = Server::new(Limits::default());
+    server.serve(lake(), departures);
+    Lake { board, server }
 }
 
 fn bells(owner: u32, vectors: usize) -> Vec<Bell> {
@@ -54,7 +105,7 @@ fn try_connect(
     region: &Name,
     bells: Vec<Bell>,
 ) -> Result<ClientId, Refused<Infallible>> {
-    server.connect(region, START, || Ok(bells))
+    server.connect(region, || Ok(bells))
 }
 
 fn connect(server: &mut Lake, owner: u32, vectors: usize) -> ClientId {
@@ -121,10 +172,10 @@ fn a_second_client_hears_of_the_first_and_is_announced_to_it() {
     let announced = [(1, Some((11, 0))), (1, Some((11, 1)))];
     assert_eq!(short(&drain(&mut server, a)), announced);
     let gone = server.closed(a).expect("it was there");
-    assert_eq!((gone.peer, gone.why), (PeerId(0), Lost::Closed));
+    assert_eq!((gone.key.peer, gone.why), (PeerId(0), Lost::Closed));
     assert_eq!(short(&drain(&mut server, b)), [(0, None)], "0 is gone");
     let c = connect(&mut server, 12, 2);
-    let (_, peer) = server.place(c).expect("it is there");
+    let PeerKey { peer, .. } = server.place(c).expect("it is there");
     assert_eq!(peer, PeerId(0), "the lowest free id");
 }
 
@@ -265,7 +316,7 @@ fn a_full_region_and_too_many_vectors_are_refused_and_change_nothing() {
         ),
         "{greedy:?}"
     );
-    let poor = server.connect(&lake(), START, || Err("no fds"));
+    let poor = server.connect(&lake(), || Err("no fds"));
     assert_eq!(poor, Err(Refused::Bells("no fds")));
     assert_eq!(server.clients(), 0);
 }
@@ -343,7 +394,7 @@ proptest! {
                 (0, _) => {
                     born += 1;
                     if let Ok(client) = try_connect(&mut server, &lake(), bells(born, 2)) {
-                        let (_, peer) = server.place(client).expect("it is here");
+                        let PeerKey { peer, .. } = server.place(client).expect("it is here");
                         first.entry(i64::from(peer.0)).or_insert(born);
                         here.insert(client, Listener { announced, ..Listener::default() });
                     }
@@ -366,7 +417,7 @@ proptest! {
         let truth: BTreeMap<i64, u32> = here
             .keys()
             .map(|client| {
-                let (_, peer) = server.place(*client).expect("it is here");
+                let PeerKey { peer, .. } = server.place(*client).expect("it is here");
                 (i64::from(peer.0), first[&i64::from(peer.0)])
             })
             .collect();

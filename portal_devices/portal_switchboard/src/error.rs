@@ -135,6 +135,14 @@ pub enum AdmissionError {
         /// The limit.
         limit: usize,
     },
+    /// Nobody with this id is expected back.
+    #[error("no peer {peer} of region {region} is expected back in this life")]
+    NotAway {
+        /// The region.
+        region: Name,
+        /// The id.
+        peer: PeerId,
+    },
     /// The host pages refuse.
     #[error("region {region}: {error}")]
     Pages {

@@ -15,7 +15,8 @@ use std::collections::VecDeque;
 /// Something about another peer of the region.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<B> {
-    /// It was let in.
+    /// It was let in. Told once more for the same epoch when the peer has come
+    /// back after a restart of the switchboard, with its bells.
     Joined {
         /// Its id.
         peer: PeerId,
@@ -79,6 +80,8 @@ pub(crate) enum Phase {
 pub(crate) struct Life {
     pub(crate) epoch: u32,
     pub(crate) phase: Phase,
+    /// Restored, and not back yet: it has no bells.
+    pub(crate) away: bool,
 }
 
 /// One step that an inbox owner has to be told.
@@ -151,11 +154,18 @@ fn next_step(told: Life, now: Life) -> Option<(Step, Life)> {
         (Phase::Absent, _) => Some((
             Step::Joined,
             Life {
-                epoch: now.epoch,
                 phase: Phase::Joined,
+                ..now
             },
         )),
         _ if !same => Some((Step::Gone { epoch: told.epoch }, Life::default())),
+        _ if told.away && !now.away => Some((
+            Step::Joined,
+            Life {
+                away: false,
+                ..told
+            },
+        )),
         (old, new) if old == new => None,
         (Phase::Quiescing, Phase::Ready) | (Phase::Joined, Phase::Ready) => Some((
             Step::Ready,
@@ -183,7 +193,11 @@ mod tests {
     const A: PeerId = PeerId(1);
 
     fn life(epoch: u32, phase: Phase) -> Life {
-        Life { epoch, phase }
+        Life {
+            epoch,
+            phase,
+            away: false,
+        }
     }
 
     fn all(inbox: &mut Inbox, now: Life) -> Vec<Step> {
@@ -215,6 +229,23 @@ mod tests {
             [Step::Gone { epoch: 3 }]
         );
         assert_eq!(all(&mut inbox, life(9, Phase::Absent)), []);
+    }
+
+    #[test]
+    fn who_comes_back_is_told_again_with_the_same_epoch() {
+        let mut inbox = Inbox::new(4);
+        let away = Life {
+            away: true,
+            ..life(2, Phase::Ready)
+        };
+        assert_eq!(all(&mut inbox, away), [Step::Joined, Step::Ready]);
+        assert_eq!(all(&mut inbox, away), []);
+        assert_eq!(all(&mut inbox, life(2, Phase::Ready)), [Step::Joined]);
+        assert_eq!(all(&mut inbox, life(2, Phase::Ready)), []);
+        assert_eq!(
+            all(&mut inbox, life(3, Phase::Absent)),
+            [Step::Gone { epoch: 2 }]
+        );
     }
 
     #[test]

@@ -77,12 +77,14 @@ pub use error::StalePeer;
 pub use error::StepError;
 pub use events::Event;
 
+use hv_shmem::header::Header;
 use hv_shmem::host_pages::HostPages;
 use hv_shmem::layout::Layout;
 use hv_shmem::layout::PeerId;
 use hv_shmem::mem::SharedMem;
 use hv_shmem::name::Name;
 use hv_shmem::peers::PeerKind;
+use hv_shmem::peers::PeerRecord;
 use hv_shmem::peers::Rights;
 use portal_device::Counter;
 use portal_device::inspect::Node;
@@ -230,6 +232,77 @@ impl<M: SharedMem, B: Clone> Switchboard<M, B> {
         self.regions.keys().copied()
     }
 
+    /// Header of a region: who it is, how it is laid out.
+    pub fn header(&self, region: &Name) -> Option<&Header> {
+        self.regions.get(region).map(Region::header)
+    }
+
+    /// Live peers of a region, those that are away among them.
+    pub fn live(&self, region: &Name) -> usize {
+        self.regions.get(region).map_or(0, Region::live)
+    }
+
+    /// The lowest id that a newcomer can have.
+    ///
+    /// # Errors
+    /// [`AdmissionError::NoSuchRegion`], [`AdmissionError::Full`].
+    pub fn vacancy(&self, region: &Name) -> Result<PeerId, AdmissionError> {
+        match self.regions.get(region) {
+            Some(found) => found.vacancy(),
+            None => Err(AdmissionError::NoSuchRegion { region: *region }),
+        }
+    }
+
+    /// What is known of an id, to be kept by a host that may die.
+    pub fn record(&self, region: &Name, peer: PeerId) -> Option<PeerRecord> {
+        self.regions.get(region)?.record(peer)
+    }
+
+    /// As [`Self::add_region`] for pages that were taken up again
+    /// ([`HostPages::resume`]) with these records: every peer that lives in them is
+    /// *away* until [`Self::come_back`] or [`Self::gone`]. Returns their keys.
+    ///
+    /// # Errors
+    /// As [`Self::add_region`].
+    pub fn restore_region(
+        &mut self,
+        pages: HostPages<M>,
+        policy: Policy,
+        records: &[PeerRecord],
+    ) -> Result<Vec<PeerKey>, RegionError> {
+        let region = self.add_region(pages, policy)?;
+        let Some(found) = self.regions.get_mut(&region) else {
+            return Ok(Vec::new());
+        };
+        found.restore(records);
+        let key = |peer: PeerId| {
+            Some(PeerKey {
+                region,
+                peer,
+                epoch: found.epoch(peer)?,
+            })
+        };
+        Ok(found.ids().into_iter().filter_map(key).collect())
+    }
+
+    /// A peer that was away is back, with its bells: it is told of the others,
+    /// and they of it.
+    ///
+    /// # Errors
+    /// [`AdmissionError::NotAway`] when nobody of this key is away; the quotas'.
+    pub fn come_back(&mut self, key: &PeerKey, bells: Vec<B>) -> Result<(), AdmissionError> {
+        let limits = self.limits;
+        let not_away = AdmissionError::NotAway {
+            region: key.region,
+            peer: key.peer,
+        };
+        let region = self.region_of(key).map_err(|_| not_away)?;
+        if !region.is_away(key.peer) {
+            return Err(not_away);
+        }
+        region.come_back(key.peer, bells, &limits)
+    }
+
     /// Layout of a region.
     pub fn layout(&self, region: &Name) -> Option<&Layout> {
         self.regions.get(region).map(Region::layout)
@@ -273,6 +346,23 @@ impl<M: SharedMem, B: Clone> Switchboard<M, B> {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// The id that [`Self::admit`] would give to a peer with so many vectors,
+    /// before there are bells for them.
+    ///
+    /// # Errors
+    /// [`AdmissionError`].
+    pub fn consider(
+        &self,
+        region: &Name,
+        admission: &Admission<()>,
+        vectors: usize,
+    ) -> Result<PeerId, AdmissionError> {
+        match self.regions.get(region) {
+            Some(found) => found.consider(admission, vectors, &self.limits),
+            None => Err(AdmissionError::NoSuchRegion { region: *region }),
         }
     }
 

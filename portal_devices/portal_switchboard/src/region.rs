@@ -12,13 +12,16 @@ use crate::events::Phase;
 use crate::events::Step;
 use crate::guard::Guard;
 use crate::guard::stands;
+use hv_shmem::header::Header;
 use hv_shmem::host_pages::HostError;
 use hv_shmem::host_pages::HostPages;
 use hv_shmem::layout::Layout;
 use hv_shmem::layout::PeerId;
 use hv_shmem::mem::SharedMem;
 use hv_shmem::name::Name;
+use hv_shmem::peers::PeerIdentity;
 use hv_shmem::peers::PeerKind;
+use hv_shmem::peers::PeerRecord;
 use hv_shmem::peers::PeerState;
 use hv_shmem::peers::Rights;
 use portal_device::Counter;
@@ -33,6 +36,8 @@ struct Peer<B> {
     kind: PeerKind,
     rights: Rights,
     bells: Vec<B>,
+    /// As many as bells, but for a peer that is away.
+    vectors: u32,
     inbox: Inbox,
     /// Doorbells that it rang through its trapped register.
     hops: Counter,
@@ -86,9 +91,7 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
         admission: Admission<B>,
         limits: &Limits,
     ) -> Result<(PeerId, u32), AdmissionError> {
-        self.check_rights(&admission)?;
-        self.check_vectors(admission.bells.len(), limits)?;
-        let peer = self.choose_id(&admission)?;
+        let peer = self.consider(&admission, admission.bells.len(), limits)?;
         let Admission {
             name,
             kind,
@@ -110,6 +113,7 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
         let life = Life {
             epoch,
             phase: Phase::Joined,
+            away: false,
         };
         let hops = Counter::default();
         self.peers.insert(
@@ -120,6 +124,7 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
                 kind,
                 rights,
                 bells,
+                vectors,
                 inbox,
                 hops,
             },
@@ -128,7 +133,114 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
         Ok((peer, epoch))
     }
 
-    fn check_rights(&self, admission: &Admission<B>) -> Result<(), AdmissionError> {
+    /// The lowest id that a newcomer can have.
+    pub(crate) fn vacancy(&self) -> Result<PeerId, AdmissionError> {
+        let first = self.policy.first_id;
+        self.pages.vacant(first).ok_or(AdmissionError::Full {
+            region: self.name(),
+            first,
+            last: self.layout().max_peers.saturating_sub(1),
+        })
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        self.pages.header()
+    }
+
+    /// What is known of an id, by private copies alone.
+    pub(crate) fn record(&self, id: PeerId) -> Option<PeerRecord> {
+        let (epoch, state) = self.pages.own_record(id).ok()?;
+        let who = self.peers.get(&id).map(|peer| PeerIdentity {
+            name: peer.name,
+            kind: peer.kind,
+            rights: peer.rights,
+            vectors: peer.vectors,
+        });
+        Some(PeerRecord {
+            id,
+            epoch,
+            state,
+            who,
+        })
+    }
+
+    /// Makes every live peer of the records a peer that is away.
+    pub(crate) fn restore(&mut self, records: &[PeerRecord]) {
+        for record in records {
+            let (peer, Some(who)) = (record.id, record.who) else {
+                continue;
+            };
+            if self.pages.own_record(peer) != Ok((record.epoch, record.state))
+                || !record.state.is_live()
+            {
+                continue;
+            }
+            let phase = match record.state {
+                PeerState::Ready => Phase::Ready,
+                PeerState::Quiescing => Phase::Quiescing,
+                _ => Phase::Joined,
+            };
+            let life = Life {
+                epoch: record.epoch,
+                phase,
+                away: true,
+            };
+            self.peers.insert(
+                peer,
+                Peer {
+                    life,
+                    name: who.name,
+                    kind: who.kind,
+                    rights: who.rights,
+                    bells: Vec::new(),
+                    vectors: who.vectors,
+                    inbox: Inbox::new(self.layout().max_peers),
+                    hops: Counter::default(),
+                },
+            );
+        }
+    }
+
+    /// A peer that was away is back.
+    pub(crate) fn come_back(
+        &mut self,
+        peer: PeerId,
+        bells: Vec<B>,
+        limits: &Limits,
+    ) -> Result<(), AdmissionError> {
+        self.check_vectors(bells.len(), limits)?;
+        let others: Vec<PeerId> = self.ids();
+        if let Some(record) = self.peers.get_mut(&peer) {
+            self.vectors += bells.len();
+            record.bells = bells;
+            record.life.away = false;
+            for other in others {
+                if other != peer {
+                    record.inbox.mark(other);
+                }
+            }
+        }
+        self.tell_others(peer);
+        Ok(())
+    }
+
+    pub(crate) fn is_away(&self, peer: PeerId) -> bool {
+        self.peers.get(&peer).is_some_and(|p| p.life.away)
+    }
+
+    /// The id that this peer would get with so many vectors.
+    pub(crate) fn consider<C>(
+        &self,
+        admission: &Admission<C>,
+        vectors: usize,
+        limits: &Limits,
+    ) -> Result<PeerId, AdmissionError> {
+        self.check_rights(admission)?;
+        self.check_vectors(vectors, limits)?;
+        self.choose_id(admission)
+    }
+
+    fn check_rights<C>(&self, admission: &Admission<C>) -> Result<(), AdmissionError> {
         let (region, kind, asked) = (self.name(), admission.kind, admission.rights);
         let limit = match kind {
             PeerKind::Partition => self.policy.partitions,
@@ -170,7 +282,7 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
         Ok(())
     }
 
-    fn choose_id(&self, admission: &Admission<B>) -> Result<PeerId, AdmissionError> {
+    fn choose_id<C>(&self, admission: &Admission<C>) -> Result<PeerId, AdmissionError> {
         let region = self.name();
         let last = self.layout().max_peers.saturating_sub(1);
         if let Some((by, _)) = self
@@ -196,14 +308,7 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
                 }),
                 None => Ok(peer),
             },
-            None => {
-                let first = self.policy.first_id;
-                self.pages.vacant(first).ok_or(AdmissionError::Full {
-                    region,
-                    first,
-                    last,
-                })
-            }
+            None => self.vacancy(),
         }
     }
 
@@ -314,6 +419,7 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
                     .with("name", peer.name.as_str().to_owned())
                     .with("kind", kind)
                     .with("state", state)
+                    .with("away", peer.life.away)
                     .with("epoch", peer.life.epoch)
                     .with("rights", Hex(peer.rights.bits().into()))
                     .with("vectors", peer.bells.len() as u64)
@@ -321,7 +427,10 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
                     .with("events_waiting", peer.inbox.waiting() as u64),
             );
         }
+        let header = self.header();
         Node::new()
+            .with("uuid", header.uuid.to_string())
+            .with("generation", header.generation)
             .with("size", Hex(layout.size))
             .with("max_peers", layout.max_peers)
             .with("vectors", self.vectors as u64)
