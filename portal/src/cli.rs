@@ -60,7 +60,7 @@ A smallest file:
   region = \"shared\"")]
     Run(Run),
 
-    /// Serve regions to stock QEMU and to host programs, until Ctrl-C or SIGTERM.
+    /// Serve regions to VMMs, host programs and stock QEMU, until Ctrl-C or SIGTERM.
     #[command(after_help = "\
 Examples:
   portal serve --region lake,size=64MiB
@@ -131,9 +131,15 @@ pub(crate) struct Run {
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// A region: `NAME,size=SIZE[,peers=N][,vectors=N][,common=SIZE]`
+    /// `[,sections=advisory|enforced][,partitions=all|read|none][,programs=all|read|none]`
     /// `[,leaves=silent|announced][,socket=PATH]`, in one word.
     #[arg(long = "region", value_name = "REGION", required = true, value_parser = served)]
     pub(crate) regions: Vec<RegionConfig>,
+
+    /// Where VMMs and host programs join, all regions; else `portal.sock` in the
+    /// folder of the default sockets.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) portal_socket: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -6,10 +6,12 @@ use crate::exit::Kind;
 use crate::exit::Outcome;
 use crate::print;
 use portal_serve::Daemon;
-use portal_serve::Limits;
+use portal_serve::Options;
+use portal_serve::PortalSocket;
 use portal_serve::RegionConfig;
 use portal_serve::ServeError;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 
 /// Serves until SIGINT or SIGTERM.
 ///
@@ -18,29 +20,51 @@ use std::os::fd::AsFd as _;
 /// cannot be made.
 pub(crate) fn run(args: &cli::Serve) -> Outcome {
     let stop = portal_serve::stop::on_signals().map_err(|e| failure(&e))?;
-    let daemon = Daemon::new(&args.regions, Limits::default()).map_err(|e| failure(&e))?;
-    for (region, (_, socket)) in args.regions.iter().zip(daemon.sockets()) {
-        let socket = socket.map(|path| path.display().to_string());
-        introduce(region, socket.as_deref());
+    let options = Options {
+        portal: match &args.portal_socket {
+            Some(path) => PortalSocket::At(path.clone()),
+            None => PortalSocket::Default,
+        },
+        ..Options::default()
+    };
+    let daemon = Daemon::new(&args.regions, &options).map_err(|e| failure(&e))?;
+    for region in &args.regions {
+        let found = daemon.sockets().find(|(name, _)| *name == region.name);
+        introduce(region, found.map(|(_, socket)| socket));
+    }
+    if let Some(socket) = daemon.portal_socket() {
+        print::line(format!("Portal socket {}", place(socket)));
     }
     daemon
         .run(stop.as_fd(), &mut |notice| print::line(notice.to_string()))
         .map_err(|e| failure(&e))
 }
 
-fn introduce(region: &RegionConfig, socket: Option<&str>) {
+/// Says what is served: where QEMU joins, if it can.
+fn introduce(region: &RegionConfig, socket: Option<Option<&Path>>) {
     let (name, vectors) = (region.name, region.vectors);
+    let what = format!("{name}: {} bytes, {} peers", region.size, region.peers);
+    let Some(socket) = socket else {
+        print::line(format!("{what}, sections enforced"));
+        return;
+    };
     print::line(format!(
-        "{name}: {} bytes, {} peers, {vectors} vectors each; socket {}",
-        region.size,
-        region.peers,
-        socket.unwrap_or("passed by the service manager")
+        "{what}, {vectors} vectors each; socket {}",
+        place(socket)
     ));
     if let Some(path) = socket {
         print::line(format!(
-            "  qemu-system-x86_64 ... -chardev socket,path={path},id={name} \
-             -device ivshmem-doorbell,chardev={name},vectors={vectors}"
+            "  qemu-system-x86_64 ... -chardev socket,path={},id={name} \
+             -device ivshmem-doorbell,chardev={name},vectors={vectors}",
+            path.display()
         ));
+    }
+}
+
+fn place(socket: Option<&Path>) -> String {
+    match socket {
+        Some(path) => path.display().to_string(),
+        None => "passed by the service manager".to_owned(),
     }
 }
 

@@ -4,7 +4,9 @@ use crate::ServeError;
 use hv_shmem::layout::Layout;
 use hv_shmem::layout::RegionSpec;
 use hv_shmem::name::Name;
+use hv_shmem::peers::Rights;
 use portal_ivshmem_server::Departures;
+use portal_switchboard::Policy;
 use std::path::PathBuf;
 
 /// Peers of a region that says nothing about it; as `portal region create`.
@@ -29,16 +31,25 @@ pub struct RegionConfig {
     pub vectors: u16,
     /// Bytes of a section that every peer may write; 0 for none.
     pub common: u64,
-    /// Whether clients are told who is gone.
+    /// Whether clients of the compatibility socket are told who is gone.
     pub departures: Departures,
+    /// Whether each section has an fd of its own, so that others' are read-only
+    /// by mapping. Such a region has no compatibility socket: QEMU takes one fd.
+    pub sectioned: bool,
+    /// The most that a partition may do; `None` keeps partitions out.
+    pub partitions: Option<Rights>,
+    /// The most that a host program may do; `None` keeps them out.
+    pub programs: Option<Rights>,
     /// Where the compatibility socket is; the default place when `None`.
     pub socket: Option<PathBuf>,
 }
 
 impl RegionConfig {
     /// Reads `NAME,size=SIZE[,peers=N][,vectors=N][,common=SIZE]
-    /// [,leaves=silent|announced][,socket=PATH]`. `socket` is the last key, and its path may hold commas. `size` reads a
-    /// size in bytes.
+    /// [,sections=advisory|enforced][,partitions=all|read|none]
+    /// [,programs=all|read|none][,leaves=silent|announced][,socket=PATH]`.
+    /// `socket` is the last key, and its path may hold commas. `size` reads a size
+    /// in bytes.
     ///
     /// # Errors
     /// One sentence that names key, value and limit.
@@ -57,6 +68,9 @@ impl RegionConfig {
             vectors: VECTORS,
             common: 0,
             departures: Departures::default(),
+            sectioned: false,
+            partitions: Some(Rights::ALL),
+            programs: Some(Rights::ALL),
             socket,
         };
         for part in parts {
@@ -81,9 +95,19 @@ impl RegionConfig {
                         _ => return Err(format!("leaves={value}; it is silent or announced")),
                     }
                 }
+                "sections" => {
+                    this.sectioned = match value {
+                        "enforced" => true,
+                        "advisory" => false,
+                        _ => return Err(format!("sections={value}; it is advisory or enforced")),
+                    }
+                }
+                "partitions" => this.partitions = most(key, value)?,
+                "programs" => this.programs = most(key, value)?,
                 _ => {
                     return Err(format!(
-                        "unknown key {key:?}; there are size, peers, vectors, common, leaves, socket"
+                        "unknown key {key:?}; there are size, peers, vectors, common, sections, \
+                         partitions, programs, leaves, socket"
                     ));
                 }
             }
@@ -91,11 +115,17 @@ impl RegionConfig {
         if this.size == 0 {
             return Err(format!("region {name}: size=SIZE is missing"));
         }
+        if this.sectioned && this.socket.is_some() {
+            return Err(format!(
+                "region {name}: a region with sections=enforced has no socket= of its own: QEMU \
+                 takes one file descriptor for the whole region; clients join by the Portal socket"
+            ));
+        }
         this.spec().map_err(|e| e.to_string())?;
         Ok(this)
     }
 
-    /// The region's specification: flat, because QEMU takes one fd.
+    /// The region's specification.
     ///
     /// # Errors
     /// [`ServeError::Region`] names value and limit.
@@ -112,14 +142,34 @@ impl RegionConfig {
         }
         let spec = RegionSpec::new(self.name, self.size, self.peers)
             .common(self.common)
-            .sectioned(false);
+            .sectioned(self.sectioned);
         Layout::compute(&spec).map_err(|e| wrong(e.to_string()))?;
         Ok(spec)
     }
 
     /// Fds that the region takes when every peer is there.
     pub(crate) fn files(&self) -> u64 {
-        u64::from(self.peers) * (1 + u64::from(self.vectors)) + 2
+        let pieces = if self.sectioned { 1 } else { 0 };
+        u64::from(self.peers) * (1 + pieces + u64::from(self.vectors)) + 4
+    }
+
+    /// Who may join.
+    pub(crate) fn policy(&self) -> Policy {
+        Policy {
+            partitions: self.partitions,
+            host_processes: self.programs,
+            ..Policy::default()
+        }
+    }
+}
+
+/// The rights that a word gives.
+fn most(key: &str, value: &str) -> Result<Option<Rights>, String> {
+    match value {
+        "all" => Ok(Some(Rights::ALL)),
+        "read" => Ok(Some(Rights::READ.and(Rights::RING))),
+        "none" => Ok(None),
+        _ => Err(format!("{key}={value}; it is all, read or none")),
     }
 }
 
@@ -155,6 +205,9 @@ mod tests {
             ("lake,size=1048576,vectors=65", "1 to 64"),
             ("lake,size=1048576,colour=red", "colour"),
             ("lake,size=1048576,leaves=loud", "silent or announced"),
+            ("lake,size=1048576,sections=walls", "advisory or enforced"),
+            ("lake,size=1048576,programs=some", "all, read or none"),
+            ("lake,size=1048576,sections=enforced,socket=/a", "QEMU"),
             ("lake,size=1048576,peers", "KEY=VALUE"),
             ("lake,size=1048576,socket=", "path"),
             ("a/b,size=1048576", "a/b"),

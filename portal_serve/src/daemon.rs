@@ -1,26 +1,24 @@
 //! The daemon: one thread, one epoll, all sockets non-blocking.
 //!
-//! Every step is bounded: clients accepted in a row, messages sent to one client
-//! in a row, events taken at once. What remains is done in the next round.
+//! Every step is bounded: clients accepted in a row, messages taken from or sent to
+//! one client in a row, events taken at once. What remains is done in the next round.
 
-use crate::Limits;
-use crate::Lost;
 use crate::Notice;
+use crate::Options;
+use crate::PortalSocket;
 use crate::RegionConfig;
 use crate::ServeError;
 use crate::activation;
 use crate::notice::Budget;
 use crate::region::Memory;
 use crate::socket::Listener;
-use crate::wire;
 use hv_shmem::backing::MappedMem;
 use hv_shmem::doorbell::EventFd;
 use hv_shmem::name::Name;
-use portal_device::inspect::Node;
-use portal_ivshmem_server::ClientId;
-use portal_ivshmem_server::Passed;
-use portal_ivshmem_server::Refused;
-use portal_ivshmem_server::Server;
+use portal_ivshmem_server::ClientId as QemuId;
+use portal_protocol::server::ClientId as PortalId;
+use portal_switchboard::PeerKey;
+use portal_switchboard::Switchboard;
 use rustix::event::EventfdFlags;
 use rustix::event::Timespec;
 use rustix::event::epoll;
@@ -28,11 +26,10 @@ use rustix::event::epoll::EventFlags;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
 use rustix::net::SocketFlags;
+use rustix::net::SocketType;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -44,20 +41,17 @@ use std::time::Instant;
 /// Clients accepted in a row, before those who are in get their turn.
 const ACCEPT_BATCH: u32 = 64;
 
-/// Messages sent to one client in a row, before the others get their turn.
-const SEND_BATCH: u32 = 256;
-
 /// Events taken at once.
 const EVENTS: usize = 64;
 
 /// Bytes that the kernel keeps for a client that does not read (it doubles the
-/// number): some 40 messages. The rest waits in the switchboard, which costs
-/// nothing, and fds in flight stay few.
+/// number): some 40 messages of the compatibility socket. The rest waits in the
+/// switchboard, which costs nothing, and fds in flight stay few.
 const SEND_BUFFER: usize = 16 << 10;
 
 /// Fds of the process beside those of regions: standard streams, epoll, stop,
-/// the spare one, and room for libraries.
-const OTHER_FILES: u64 = 32;
+/// the spare one, visitors of the Portal socket, and room for libraries.
+const OTHER_FILES: u64 = 128;
 
 /// Longest time between two looks at clients whose time runs.
 const TICK_MAX: Duration = Duration::from_millis(250);
@@ -66,21 +60,64 @@ const TICK_MAX: Duration = Duration::from_millis(250);
 const STOP: u64 = u64::MAX;
 const LISTENERS: u64 = u64::MAX - 1;
 
+/// What a listening socket is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    /// Stock QEMU and those who speak its protocol, into this region.
+    Region(usize),
+    /// Our own clients, into any.
+    Portal,
+}
+
 #[derive(Debug)]
-struct Served {
-    name: Name,
-    vectors: u16,
-    memory: Memory,
+struct Listening {
     listener: Listener,
+    door: Door,
     /// Not in the epoll for now: the system has no fds or memory for clients.
     paused: bool,
     path: Option<PathBuf>,
 }
 
 #[derive(Debug)]
-struct Connection {
-    socket: OwnedFd,
-    region: usize,
+pub(crate) struct Served {
+    pub(crate) name: Name,
+    /// Vectors of the compatibility socket, where the region has one.
+    pub(crate) compatible: Option<u16>,
+    pub(crate) memory: Memory,
+}
+
+/// A client of either kind of socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Client {
+    Qemu(QemuId),
+    Portal(PortalId),
+}
+
+impl Client {
+    fn token(self) -> epoll::EventData {
+        epoll::EventData::new_u64(match self {
+            Self::Qemu(id) => id.0 << 1,
+            Self::Portal(id) => id.0 << 1 | 1,
+        })
+    }
+
+    fn of_token(token: u64) -> Self {
+        match token & 1 {
+            0 => Self::Qemu(QemuId(token >> 1)),
+            _ => Self::Portal(PortalId(token >> 1)),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) socket: OwnedFd,
+    /// The process at the other end, as the kernel knows it.
+    pub(crate) pid: Option<i32>,
+    /// Which peer it is.
+    pub(crate) place: Option<PeerKey>,
+    /// Most fds that were sent to it and may not have been received yet.
+    pub(crate) in_flight: usize,
     /// Whether the epoll watches for room in the socket's buffer.
     watches_room: bool,
 }
@@ -89,17 +126,20 @@ struct Connection {
 #[derive(Debug)]
 pub struct Daemon {
     epoll: OwnedFd,
-    server: Server<MappedMem, Arc<EventFd>>,
-    regions: Vec<Served>,
-    connections: BTreeMap<ClientId, Connection>,
+    pub(crate) board: Switchboard<MappedMem, Arc<EventFd>>,
+    pub(crate) qemu: portal_ivshmem_server::Server<Arc<EventFd>>,
+    pub(crate) portal: portal_protocol::server::Server<Arc<EventFd>>,
+    pub(crate) regions: Vec<Served>,
+    listeners: Vec<Listening>,
+    pub(crate) connections: BTreeMap<Client, Connection>,
     /// Clients that may have something to be sent.
-    dirty: BTreeSet<ClientId>,
+    pub(crate) dirty: BTreeSet<Client>,
     /// Clients to try again at the next tick: the kernel was short of something.
-    retry: BTreeSet<ClientId>,
+    retry: BTreeSet<Client>,
     /// Given up to accept and turn away a client when no other fd is left, so
     /// that it does not wait for ever.
     spare: Option<OwnedFd>,
-    start: Instant,
+    pub(crate) start: Instant,
     tick: Duration,
     ticked: Duration,
     budget: Budget,
@@ -109,24 +149,35 @@ pub struct Daemon {
 impl Daemon {
     /// Makes the regions and listens on their sockets: those that a service
     /// manager passed, by the region's name or else in order, for regions with
-    /// no path of their own; else at their paths.
+    /// no path of their own; else at their paths. A passed socket of the name
+    /// `portal` is the Portal socket.
     ///
     /// # Errors
     /// [`ServeError`]. Sockets that were made are removed again.
-    pub fn new(regions: &[RegionConfig], limits: Limits) -> Result<Self, ServeError> {
+    pub fn new(regions: &[RegionConfig], options: &Options) -> Result<Self, ServeError> {
         if regions.is_empty() {
             return Err(ServeError::NoRegion);
         }
         let mut notices = Vec::new();
         make_room(regions, &mut notices);
-        let mut passed = assign(regions, activation::passed()?)?;
-        let tick =
-            (limits.welcome.min(limits.stall) / 4).clamp(Duration::from_millis(10), TICK_MAX);
+        let mut passed = activation::passed()?;
+        let portal = passed.iter().position(|(name, _)| name == PORTAL);
+        let portal = portal.map(|at| passed.swap_remove(at).1);
+        let mut passed = assign(regions, passed)?;
+        let limits = options.limits;
+        let shortest = limits.welcome.min(limits.stall);
+        let shortest = shortest
+            .min(options.clients.hello)
+            .min(options.clients.grace);
+        let tick = (shortest / 4).clamp(Duration::from_millis(10), TICK_MAX);
         let mut this = Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)
                 .map_err(ServeError::os("make an epoll"))?,
-            server: Server::new(limits),
+            board: Switchboard::new(limits.board),
+            qemu: portal_ivshmem_server::Server::new(limits),
+            portal: portal_protocol::server::Server::new(options.clients),
             regions: Vec::new(),
+            listeners: Vec::new(),
             connections: BTreeMap::new(),
             dirty: BTreeSet::new(),
             retry: BTreeSet::new(),
@@ -140,53 +191,119 @@ impl Daemon {
         for (index, config) in regions.iter().enumerate() {
             this.add(config, passed.remove(&index))?;
         }
+        this.open_portal(&options.portal, portal)?;
         Ok(this)
     }
 
     fn add(&mut self, config: &RegionConfig, passed: Option<OwnedFd>) -> Result<(), ServeError> {
+        let fail = |reason: String| ServeError::Region {
+            name: config.name,
+            reason,
+        };
         let (memory, pages) = Memory::make(config)?;
         let name = self
-            .server
-            .add_region(pages, config.departures)
-            .map_err(|error| ServeError::Region {
-                name: config.name,
-                reason: error.to_string(),
-            })?;
-        let (listener, path) = match passed {
-            Some(fd) => (Listener::adopt(fd)?, None),
+            .board
+            .add_region(pages, config.policy())
+            .map_err(|error| fail(error.to_string()))?;
+        self.regions.push(Served {
+            name,
+            compatible: (!config.sectioned).then_some(config.vectors),
+            memory,
+        });
+        if config.sectioned {
+            return match passed {
+                None => Ok(()),
+                Some(_) => Err(fail(
+                    "sections=enforced takes no socket of its own; one was passed".to_owned(),
+                )),
+            };
+        }
+        self.qemu.serve(name, config.departures);
+        let door = Door::Region(self.regions.len() - 1);
+        match passed {
+            Some(fd) => self.open(Listener::adopt(fd, SocketType::STREAM)?, door, None),
             None => {
                 let path = socket_path(config);
-                if self.regions.iter().any(|r| r.path.as_ref() == Some(&path)) {
-                    return Err(ServeError::SocketTwice { path });
-                }
                 if config.socket.is_none() {
                     make_folder(&path)?;
                 }
-                (Listener::bind(&path)?, Some(path))
+                self.listen_at(path, SocketType::STREAM, door)
             }
-        };
-        let token = epoll::EventData::new_u64(LISTENERS - self.regions.len() as u64);
+        }
+    }
+
+    fn open_portal(
+        &mut self,
+        wanted: &PortalSocket,
+        passed: Option<OwnedFd>,
+    ) -> Result<(), ServeError> {
+        if let Some(fd) = passed {
+            let listener = Listener::adopt(fd, SocketType::SEQPACKET)?;
+            return self.open(listener, Door::Portal, None);
+        }
+        match wanted {
+            PortalSocket::At(path) => {
+                self.listen_at(path.clone(), SocketType::SEQPACKET, Door::Portal)
+            }
+            PortalSocket::Default => {
+                let path = crate::default_socket(PORTAL);
+                let opened = make_folder(&path)
+                    .and_then(|()| self.listen_at(path, SocketType::SEQPACKET, Door::Portal));
+                // Nobody asked for it by name: regions with sockets elsewhere are
+                // served all the same.
+                if let Err(error) = opened {
+                    let reason = error.to_string();
+                    self.notices.push(Notice::NoPortalSocket { reason });
+                }
+                Ok(())
+            }
+            PortalSocket::None => Ok(()),
+        }
+    }
+
+    fn listen_at(&mut self, path: PathBuf, kind: SocketType, door: Door) -> Result<(), ServeError> {
+        if self
+            .listeners
+            .iter()
+            .any(|l| l.path.as_ref() == Some(&path))
+        {
+            return Err(ServeError::SocketTwice { path });
+        }
+        let listener = Listener::bind(&path, kind)?;
+        self.open(listener, door, Some(path))
+    }
+
+    fn open(
+        &mut self,
+        listener: Listener,
+        door: Door,
+        path: Option<PathBuf>,
+    ) -> Result<(), ServeError> {
+        let token = epoll::EventData::new_u64(LISTENERS - self.listeners.len() as u64);
         epoll::add(&self.epoll, &listener, token, EventFlags::IN)
             .map_err(ServeError::os("watch a socket"))?;
-        self.regions.push(Served {
-            name,
-            vectors: config.vectors,
-            memory,
+        self.listeners.push(Listening {
             listener,
+            door,
             paused: false,
             path,
         });
         Ok(())
     }
 
-    /// Name and socket of each region; `None` for a socket that was passed.
+    /// Name and compatibility socket of each region that has one; `None` for a
+    /// socket that was passed.
     pub fn sockets(&self) -> impl Iterator<Item = (Name, Option<&Path>)> {
-        self.regions.iter().map(|r| (r.name, r.path.as_deref()))
+        self.listeners.iter().filter_map(|l| match l.door {
+            Door::Region(index) => Some((self.regions.get(index)?.name, l.path.as_deref())),
+            Door::Portal => None,
+        })
     }
 
-    /// The tree that `portal inspect` shows.
-    pub fn inspect(&self) -> Node {
-        self.server.inspect()
+    /// The Portal socket, if there is one: its path, `None` when it was passed.
+    pub fn portal_socket(&self) -> Option<Option<&Path>> {
+        let found = self.listeners.iter().find(|l| l.door == Door::Portal);
+        found.map(|l| l.path.as_deref())
     }
 
     /// Serves until `stop` is readable, and tells what happens. Sockets that
@@ -219,10 +336,10 @@ impl Daemon {
                 let (token, flags) = (event.data.u64(), event.flags);
                 match token {
                     STOP => return Ok(()),
-                    _ if LISTENERS - token < self.regions.len() as u64 => {
+                    _ if LISTENERS - token < self.listeners.len() as u64 => {
                         self.accept((LISTENERS - token) as usize);
                     }
-                    _ => self.stir(ClientId(token), flags),
+                    _ => self.stir(Client::of_token(token), flags),
                 }
             }
             self.keep_time();
@@ -230,7 +347,7 @@ impl Daemon {
         }
     }
 
-    fn now(&self) -> Duration {
+    pub(crate) fn now(&self) -> Duration {
         self.start.elapsed()
     }
 
@@ -238,8 +355,9 @@ impl Daemon {
         let wait = if !self.dirty.is_empty() {
             Duration::ZERO
         } else if !self.retry.is_empty()
-            || self.regions.iter().any(|r| r.paused)
-            || self.server.running_out().next().is_some()
+            || self.listeners.iter().any(|l| l.paused)
+            || self.qemu.running_out().next().is_some()
+            || self.portal.time_runs()
         {
             self.tick
         } else {
@@ -251,7 +369,7 @@ impl Daemon {
         })
     }
 
-    fn note(&mut self, notice: Notice) {
+    pub(crate) fn note(&mut self, notice: Notice) {
         if let Some(omitted) = self.budget.admit(self.now()) {
             if omitted > 0 {
                 self.notices.push(Notice::Omitted { count: omitted });
@@ -260,141 +378,122 @@ impl Daemon {
         }
     }
 
-    fn refuse(&mut self, region: usize, reason: String) {
-        if let Some(served) = self.regions.get(region) {
-            let region = served.name;
-            self.note(Notice::Refused { region, reason });
-        }
+    fn refuse_at(&mut self, door: Door, reason: String) {
+        let region = match door {
+            Door::Region(index) => self.regions.get(index).map(|served| served.name),
+            Door::Portal => None,
+        };
+        self.note(Notice::Refused { region, reason });
     }
 
-    fn accept(&mut self, region: usize) {
+    fn accept(&mut self, index: usize) {
         for _ in 0..ACCEPT_BATCH {
-            let Some(served) = self.regions.get(region) else {
+            let Some(listening) = self.listeners.get(index) else {
                 return;
             };
+            let door = listening.door;
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            match rustix::net::accept_with(&served.listener, flags) {
-                Ok(socket) => self.admit(region, socket),
+            match rustix::net::accept_with(&listening.listener, flags) {
+                Ok(socket) => self.let_in(door, socket),
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(Errno::MFILE) if self.spare.take().is_some() => {
-                    let turned_away = rustix::net::accept_with(&served.listener, flags);
+                    let turned_away = rustix::net::accept_with(&listening.listener, flags);
                     drop(turned_away);
                     self.spare = spare();
-                    self.refuse(region, no_files());
+                    self.refuse_at(door, no_files());
                 }
                 Err(errno) => {
-                    self.pause(region);
-                    self.refuse(region, format!("cannot accept it now: {errno}"));
+                    self.pause(index);
+                    self.refuse_at(door, format!("cannot accept it now: {errno}"));
                     return;
                 }
             }
         }
     }
 
+    fn let_in(&mut self, door: Door, socket: OwnedFd) {
+        // A smaller buffer is a courtesy to the kernel, not a condition.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
+        let let_in = match door {
+            Door::Region(index) => self.admit_qemu(index, socket),
+            Door::Portal => self.admit_portal(socket),
+        };
+        if let Err(reason) = let_in {
+            self.refuse_at(door, reason);
+        }
+    }
+
+    /// Watches a new client's socket and keeps it.
+    pub(crate) fn connect(&mut self, client: Client, socket: OwnedFd) -> Result<(), Errno> {
+        let flags = EventFlags::IN | EventFlags::RDHUP;
+        epoll::add(&self.epoll, &socket, client.token(), flags)?;
+        let peer = rustix::net::sockopt::socket_peercred(&socket).ok();
+        let connection = Connection {
+            socket,
+            pid: peer.map(|who| who.pid.as_raw_nonzero().get()),
+            place: None,
+            in_flight: 0,
+            watches_room: false,
+        };
+        self.connections.insert(client, connection);
+        Ok(())
+    }
+
     /// Stops listening until the next tick: what accepting lacks does not come
     /// back sooner by asking again.
-    fn pause(&mut self, region: usize) {
-        if let Some(served) = self.regions.get_mut(region)
-            && epoll::delete(&self.epoll, &served.listener).is_ok()
+    fn pause(&mut self, index: usize) {
+        if let Some(listening) = self.listeners.get_mut(index)
+            && epoll::delete(&self.epoll, &listening.listener).is_ok()
         {
-            served.paused = true;
+            listening.paused = true;
         }
     }
 
     fn resume(&mut self) {
-        for (index, served) in self.regions.iter_mut().enumerate() {
-            if served.paused {
+        for (index, listening) in self.listeners.iter_mut().enumerate() {
+            if listening.paused {
                 let token = epoll::EventData::new_u64(LISTENERS - index as u64);
-                let added = epoll::add(&self.epoll, &served.listener, token, EventFlags::IN);
-                served.paused = added.is_err();
+                let added = epoll::add(&self.epoll, &listening.listener, token, EventFlags::IN);
+                listening.paused = added.is_err();
             }
         }
     }
 
-    /// Makes a peer of a connection, or closes it.
-    fn admit(&mut self, region: usize, socket: OwnedFd) {
-        let now = self.now();
-        let Some(served) = self.regions.get(region) else {
-            return;
-        };
-        let name = served.name;
-        // A smaller buffer is a courtesy to the kernel, not a condition.
-        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
-        let vectors = served.vectors;
-        let make = || (0..vectors).map(|_| bell()).collect::<Result<Vec<_>, _>>();
-        let client = match self.server.connect(&name, now, make) {
-            Ok(client) => client,
-            Err(Refused::Bells(Errno::MFILE)) => return self.refuse(region, no_files()),
-            Err(error) => return self.refuse(region, error.to_string()),
-        };
-        let token = epoll::EventData::new_u64(client.0);
-        let flags = EventFlags::IN | EventFlags::RDHUP;
-        if let Err(errno) = epoll::add(&self.epoll, &socket, token, flags) {
-            self.server.closed(client);
-            return self.refuse(region, format!("cannot watch its socket: {errno}"));
-        }
-        let connection = Connection {
-            socket,
-            region,
-            watches_room: false,
-        };
-        self.connections.insert(client, connection);
-        self.dirty_region(region);
-        if let Some((region, peer)) = self.server.place(client) {
-            self.note(Notice::Joined { region, peer });
-        }
-    }
-
-    fn dirty_region(&mut self, region: usize) {
-        let of_region = self.connections.iter().filter(|(_, c)| c.region == region);
-        self.dirty.extend(of_region.map(|(client, _)| *client));
+    /// Every client that is a peer of this region may have something to hear.
+    pub(crate) fn dirty_region(&mut self, region: &Name) {
+        let inside = |c: &Connection| c.place.is_some_and(|key| key.region == *region);
+        let heard = self.connections.iter().filter(|(_, c)| inside(c));
+        self.dirty.extend(heard.map(|(client, _)| *client));
     }
 
     /// Something happened at a client's socket.
-    fn stir(&mut self, client: ClientId, flags: EventFlags) {
-        let Some(connection) = self.connections.get(&client) else {
-            return;
-        };
+    fn stir(&mut self, client: Client, flags: EventFlags) {
         if flags.contains(EventFlags::OUT) {
             self.dirty.insert(client);
         }
-        if !flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR)
-        {
+        let heard = EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+        if !flags.intersects(heard) {
             return;
         }
-        // No room for fds: the kernel closes what a client passes.
-        let mut bytes = [0; 8];
-        match rustix::net::recv(&connection.socket, &mut bytes, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => self.lose(client, Lost::Closed),
-            Ok(_) => self.lose(client, Lost::Spoke),
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(_) => self.lose(client, Lost::Closed),
+        match client {
+            Client::Qemu(id) => self.hear_qemu(id),
+            Client::Portal(id) => self.hear_portal(id),
         }
     }
 
-    fn lose(&mut self, client: ClientId, why: Lost) {
-        let departure = match why {
-            Lost::Spoke => self.server.spoke(client),
-            _ => self.server.closed(client),
-        };
-        if let Some(departure) = departure {
-            self.forget(client, departure);
+    /// The client is this peer from now on, or none.
+    pub(crate) fn place(&mut self, client: Client, key: Option<PeerKey>) {
+        if let Some(connection) = self.connections.get_mut(&client) {
+            connection.place = key;
         }
     }
 
     /// Closes the socket of a client that has lost its place.
-    fn forget(&mut self, client: ClientId, departure: portal_ivshmem_server::Departure) {
-        if let Some(connection) = self.connections.remove(&client) {
-            self.dirty_region(connection.region);
-        }
+    pub(crate) fn disconnect(&mut self, client: Client) {
+        self.connections.remove(&client);
         self.dirty.remove(&client);
         self.retry.remove(&client);
-        self.note(Notice::Left {
-            region: departure.region,
-            peer: departure.peer,
-            why: departure.why,
-        });
     }
 
     /// What is due by the clock.
@@ -409,63 +508,58 @@ impl Daemon {
         }
         self.resume();
         self.dirty.append(&mut self.retry);
-        let running: Vec<_> = self.server.running_out().collect();
-        for client in running {
-            if let Some(connection) = self.connections.get(&client)
-                && wire::is_read(&connection.socket)
-            {
-                self.server.caught_up(client);
-            }
-        }
-        while let Some((client, departure)) = self.server.overdue(now) {
-            self.forget(client, departure);
-        }
+        self.keep_time_of_qemu(now);
+        self.keep_time_of_portal(now);
     }
 
     /// Sends what can be sent.
     fn flush(&mut self) {
         for client in std::mem::take(&mut self.dirty) {
-            match self.send_to(client) {
+            let sent = match client {
+                Client::Qemu(id) => self.send_qemu(id),
+                Client::Portal(id) => self.send_portal(id),
+            };
+            match sent {
                 Ok(Sent::All) => self.watch_room(client, false),
                 Ok(Sent::Batch) => {
                     self.dirty.insert(client);
                 }
                 Err(Errno::AGAIN) => {
-                    self.server.blocked(client, self.now());
+                    self.blocked(client);
                     self.watch_room(client, true);
                 }
-                // Too many fds in flight, or no memory: nothing that this client
-                // did, and no event tells when it is over.
-                Err(Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM | Errno::INTR) => {
-                    self.server.blocked(client, self.now());
+                // Too many fds in flight or open, or no memory: nothing that this
+                // client did, and no event tells when it is over.
+                Err(
+                    Errno::TOOMANYREFS
+                    | Errno::NOBUFS
+                    | Errno::NOMEM
+                    | Errno::MFILE
+                    | Errno::NFILE
+                    | Errno::INTR,
+                ) => {
+                    self.blocked(client);
                     self.retry.insert(client);
                 }
-                Err(_) => self.lose(client, Lost::Closed),
+                Err(_) => match client {
+                    Client::Qemu(id) => self.lose_qemu(id, portal_ivshmem_server::Lost::Closed),
+                    Client::Portal(id) => {
+                        self.lose_portal(id, portal_protocol::server::Lost::Closed);
+                    }
+                },
             }
         }
     }
 
-    fn send_to(&mut self, client: ClientId) -> Result<Sent, Errno> {
-        let Some(connection) = self.connections.get(&client) else {
-            return Ok(Sent::All);
-        };
-        let memory = self.regions.get(connection.region).map(|r| &r.memory);
-        for _ in 0..SEND_BATCH {
-            let Some(message) = self.server.next(client) else {
-                return Ok(Sent::All);
-            };
-            let fd = match &message.passed {
-                Passed::Nothing => None,
-                Passed::Memory => Some(memory.and_then(Memory::fd).ok_or(Errno::BADF)?),
-                Passed::Bell(bell) => Some(bell.as_fd()),
-            };
-            wire::send(connection.socket.as_fd(), message.bytes(), fd)?;
-            self.server.sent(client);
+    fn blocked(&mut self, client: Client) {
+        let now = self.now();
+        match client {
+            Client::Qemu(id) => self.qemu.blocked(id, now),
+            Client::Portal(id) => self.portal.blocked(id, now),
         }
-        Ok(Sent::Batch)
     }
 
-    fn watch_room(&mut self, client: ClientId, watch: bool) {
+    fn watch_room(&mut self, client: Client, watch: bool) {
         let Some(connection) = self.connections.get_mut(&client) else {
             return;
         };
@@ -474,8 +568,10 @@ impl Daemon {
         }
         let mut flags = EventFlags::IN | EventFlags::RDHUP;
         flags.set(EventFlags::OUT, watch);
-        let token = epoll::EventData::new_u64(client.0);
-        if epoll::modify(&self.epoll, &connection.socket, token, flags).is_ok() {
+        // There may be room, and what waits is that the client reads: each time
+        // that it does is an edge.
+        flags.set(EventFlags::ET, watch);
+        if epoll::modify(&self.epoll, &connection.socket, client.token(), flags).is_ok() {
             connection.watches_room = watch;
         } else {
             self.retry.insert(client);
@@ -483,18 +579,22 @@ impl Daemon {
     }
 }
 
-enum Sent {
+/// How far sending came.
+pub(crate) enum Sent {
     All,
     Batch,
 }
 
+/// The name of the Portal socket: of its file, and when it is passed.
+pub(crate) const PORTAL: &str = "portal";
+
 /// A bell that does not block who rings it, however full another client makes it.
-fn bell() -> Result<Arc<EventFd>, Errno> {
+pub(crate) fn bell() -> Result<Arc<EventFd>, Errno> {
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     rustix::event::eventfd(0, flags).map(|fd| Arc::new(fd.into()))
 }
 
-fn no_files() -> String {
+pub(crate) fn no_files() -> String {
     "no file descriptor is left for it; raise the limit (ulimit -n, LimitNOFILE=)".to_owned()
 }
 
@@ -539,10 +639,11 @@ fn assign(
         }
     }
     for (name, fd) in unnamed {
+        let takes = |r: &RegionConfig| r.socket.is_none() && !r.sectioned;
         let free = regions
             .iter()
             .enumerate()
-            .position(|(index, r)| r.socket.is_none() && !taken.contains_key(&index));
+            .position(|(index, r)| takes(r) && !taken.contains_key(&index));
         let Some(index) = free else {
             return Err(ServeError::Activation {
                 reason: format!("no region is left for the passed socket {name:?}"),

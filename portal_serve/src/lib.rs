@@ -1,24 +1,28 @@
-//! `portal serve`: the switchboard as a daemon. It makes regions and serves each
-//! on a compatibility socket, where stock QEMU (`-device ivshmem-doorbell`) and
-//! host programs join.
+//! `portal serve`: the switchboard as a daemon. It makes regions and serves them on
+//! the Portal socket, where VMMs and host programs join by name, and each on a
+//! compatibility socket, where stock QEMU joins (`-device ivshmem-doorbell`). Peers
+//! of both kinds share ids, doorbells and memory.
 //!
-//! Specification: the protocol is [`portal_ivshmem_server`]'s; this crate carries
-//! its messages over Unix sockets. Socket activation: `sd_listen_fds(3)`.
+//! Specification: the protocols are [`portal_protocol`]'s and
+//! [`portal_ivshmem_server`]'s; this crate carries their messages over Unix sockets.
+//! Socket activation: `sd_listen_fds(3)`.
 //!
 //! Distrusted: whoever connects. A client can lose its own place and take at most
 //! the region's places for a limited time; it cannot stop the daemon, block it,
 //! make it grow, or harm other clients' memory size. Who may connect is decided
 //! by the permissions of the socket's path.
 //!
-//! Left out: the Portal socket (names, rights, readiness, re-attach). Everybody
-//! who joins here is a peer with all rights in a flat region, and stays in state
-//! joining in the peer table, since the protocol has no word for ready.
+//! Left out: who a client is beyond that. Who joins by a compatibility socket is a
+//! peer with all rights, and stays in state joining in the peer table, since that
+//! protocol has no word for ready.
 
 mod activation;
 mod config;
 mod daemon;
 mod error;
 mod notice;
+mod portal;
+mod qemu;
 mod region;
 mod socket;
 pub mod stop;
@@ -31,10 +35,34 @@ pub use error::ServeError;
 pub use notice::Notice;
 pub use portal_ivshmem_server::Departures;
 pub use portal_ivshmem_server::Limits;
-pub use portal_ivshmem_server::Lost;
+pub use portal_protocol::server::Limits as ClientLimits;
 pub use socket::PATH_MAX;
 
 use std::path::PathBuf;
+
+/// Where the Portal socket is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PortalSocket {
+    /// `portal.sock` in the default folder. When it cannot be made there, the
+    /// regions are served without it and a [`Notice`] says so.
+    #[default]
+    Default,
+    /// Here, or there is no daemon.
+    At(PathBuf),
+    /// Nowhere.
+    None,
+}
+
+/// How to serve.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What clients of the compatibility sockets may take.
+    pub limits: Limits,
+    /// What clients of the Portal socket may take.
+    pub clients: ClientLimits,
+    /// Where the Portal socket is.
+    pub portal: PortalSocket,
+}
 
 /// Where the socket of a region is when nobody says: `NAME.sock` in the folder
 /// `portal` of the user's or the system's runtime folder.

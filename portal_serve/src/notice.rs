@@ -2,7 +2,6 @@
 
 use hv_shmem::layout::PeerId;
 use hv_shmem::name::Name;
-use portal_ivshmem_server::Lost;
 use std::fmt;
 use std::time::Duration;
 
@@ -23,12 +22,24 @@ pub enum Notice {
         /// The id that it had.
         peer: PeerId,
         /// Why.
-        why: Lost,
+        why: String,
+    },
+    /// A peer is back after a restart.
+    Returned {
+        /// Its region.
+        region: Name,
+        /// Its id.
+        peer: PeerId,
+    },
+    /// The Portal socket could not be made in its default place.
+    NoPortalSocket {
+        /// Why.
+        reason: String,
     },
     /// A client was not let in; the others go on.
     Refused {
-        /// The region that it wanted.
-        region: Name,
+        /// The region that it wanted, as far as that is known.
+        region: Option<Name>,
         /// Why.
         reason: String,
     },
@@ -51,7 +62,19 @@ impl fmt::Display for Notice {
         match self {
             Self::Joined { region, peer } => write!(f, "{region}: peer {peer} joined"),
             Self::Left { region, peer, why } => write!(f, "{region}: peer {peer} is gone: {why}"),
-            Self::Refused { region, reason } => write!(f, "{region}: client refused: {reason}"),
+            Self::Returned { region, peer } => write!(f, "{region}: peer {peer} is back"),
+            Self::NoPortalSocket { reason } => write!(
+                f,
+                "no Portal socket: {reason}; name another with --portal-socket PATH"
+            ),
+            Self::Refused {
+                region: Some(region),
+                reason,
+            } => write!(f, "{region}: client refused: {reason}"),
+            Self::Refused {
+                region: None,
+                reason,
+            } => write!(f, "portal socket: client refused: {reason}"),
             Self::FewFiles { need, limit } => write!(
                 f,
                 "with every peer there, {need} file descriptors are needed and the limit is {limit}: \

@@ -50,8 +50,8 @@ struct Made {
 }
 
 impl Listener {
-    /// Listens at `path`.
-    pub(crate) fn bind(path: &Path) -> Result<Self, ServeError> {
+    /// Listens at `path` with a socket of this type.
+    pub(crate) fn bind(path: &Path, kind: SocketType) -> Result<Self, ServeError> {
         let len = path.as_os_str().as_bytes().len();
         if len > PATH_MAX {
             return Err(ServeError::PathTooLong {
@@ -69,7 +69,7 @@ impl Listener {
         };
         let address = SocketAddrUnix::new(path).map_err(fail("use it as an address"))?;
         let _lock = lock_folder(path)?;
-        let fd = stream().map_err(fail("make a socket"))?;
+        let fd = socket(kind).map_err(fail("make a socket"))?;
         match rustix::net::bind(&fd, &address) {
             Err(Errno::ADDRINUSE) => {
                 make_way(path, &address)?;
@@ -93,16 +93,20 @@ impl Listener {
 
     /// Takes a socket that a service manager listens on. Its path stays when
     /// this is dropped.
-    pub(crate) fn adopt(fd: OwnedFd) -> Result<Self, ServeError> {
+    pub(crate) fn adopt(fd: OwnedFd, kind: SocketType) -> Result<Self, ServeError> {
         let is_ours = rustix::net::sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX)
-            && rustix::net::sockopt::socket_type(&fd) == Ok(SocketType::STREAM)
+            && rustix::net::sockopt::socket_type(&fd) == Ok(kind)
             && rustix::net::sockopt::socket_acceptconn(&fd) == Ok(true);
         if !is_ours {
-            return Err(ServeError::Activation {
-                reason: "a passed file descriptor is no listening Unix stream socket \
-                         (ListenStream= with a path)"
-                    .to_owned(),
-            });
+            let reason = if kind == SocketType::SEQPACKET {
+                "the file descriptor passed as \"portal\" is no listening Unix socket that keeps \
+                 messages apart (ListenSequentialPacket= with a path)"
+            } else {
+                "a passed file descriptor is no listening Unix stream socket (ListenStream= with \
+                 a path)"
+            };
+            let reason = reason.to_owned();
+            return Err(ServeError::Activation { reason });
         }
         rustix::io::ioctl_fionbio(&fd, true).map_err(ServeError::os("make a socket not wait"))?;
         Ok(Self { fd, made: None })
@@ -127,9 +131,9 @@ impl Drop for Listener {
     }
 }
 
-fn stream() -> Result<OwnedFd, Errno> {
+fn socket(kind: SocketType) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+    rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)
 }
 
 fn look(path: &Path) -> Result<Stat, Errno> {
@@ -154,10 +158,11 @@ fn make_way(path: &Path, address: &SocketAddrUnix) -> Result<(), ServeError> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
         return Err(ServeError::NotASocket { path: path() });
     }
-    let probe = stream().map_err(fail("make a socket"))?;
+    let probe = socket(SocketType::STREAM).map_err(fail("make a socket"))?;
     match rustix::net::connect(&probe, address) {
         Err(Errno::CONNREFUSED) => rustix::fs::unlink(path()).map_err(fail("remove it")),
-        // "Again": a server whose queue is full. "Wrong type": not a stream.
+        // "Again": a server whose queue is full. "Wrong type": no stream, and
+        // somebody listens (who is dead refuses whatever the type).
         Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => {
             Err(ServeError::PathInUse { path: path() })
         }

@@ -58,6 +58,27 @@ impl Backing {
             .collect()
     }
 
+    /// The pieces that have an fd: the whole of a flat backing is `None`.
+    pub fn held(&self) -> impl Iterator<Item = Option<Part>> + '_ {
+        self.pieces.iter().map(|piece| piece.part)
+    }
+
+    /// One piece's fd, as [`Self::share`] gives it.
+    ///
+    /// # Errors
+    /// [`BackingError::NoSuchPart`], [`BackingError::Io`].
+    pub fn share_piece(&self, part: Option<Part>, write: bool) -> Result<OwnedFd, BackingError> {
+        let found = self.pieces.iter().find(|piece| piece.part == part);
+        let piece = found.ok_or(BackingError::NoSuchPart {
+            part: part.unwrap_or(Part::HostPages),
+        })?;
+        if !write {
+            return read_only(&piece.fd);
+        }
+        let cloned = piece.fd.try_clone();
+        cloned.map_err(|e| BackingError::io("duplicate an fd", e))
+    }
+
     /// The backing that the receiver of [`Self::share`]'s fds makes of them. The
     /// layout comes from the header in the first part.
     ///

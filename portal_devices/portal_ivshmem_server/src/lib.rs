@@ -365,8 +365,7 @@ impl<B: Clone> Server<B> {
             }
         })?;
         self.counters.overdue.bump();
-        self.part(board, id, why)
-            .map(|departure| (id, departure))
+        self.part(board, id, why).map(|departure| (id, departure))
     }
 
     /// Clients whose time is running: their welcome is not known to be read, or

@@ -32,12 +32,16 @@
 //! * [`message`]: both directions, to and from bytes.
 //! * [`session`]: the client's end.
 //! * `server`: the switchboard's end (feature `server`).
+//! * `packet`: messages over a Unix socket (feature `packet`); the one part of this
+//!   crate that touches descriptors.
 //!
 //! Distrusted, by the switchboard: clients. Trusted, by clients: the switchboard;
 //! what it says is checked all the same, so that another version of it is an error
 //! and no surprise. Left out: sockets, descriptors (any `B`), the clock.
 
 pub mod message;
+#[cfg(feature = "packet")]
+pub mod packet;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod session;

@@ -199,11 +199,18 @@ mod tests {
     #[test]
     fn a_restart_in_which_nothing_happened_is_nothing() {
         let mut session = Session::default();
-        for reply in [joined(1, 1), Reply::Ready { peer: PeerId(1) }, Reply::Current] {
+        for reply in [
+            joined(1, 1),
+            Reply::Ready { peer: PeerId(1) },
+            Reply::Current,
+        ] {
             assert!(session.hear(&reply, vec![7]));
         }
         let one = PeerId(1);
-        assert_eq!(events(&mut session), [Event::Joined(one), Event::Ready(one)]);
+        assert_eq!(
+            events(&mut session),
+            [Event::Joined(one), Event::Ready(one)]
+        );
         session.reconnected();
         assert!(!session.is_current());
         session.hear(&joined(1, 1), vec![]);

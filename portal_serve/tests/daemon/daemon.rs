@@ -1,6 +1,9 @@
 //! A daemon in a child process: this test binary again, told by its environment.
 
+use portal_serve::ClientLimits;
 use portal_serve::Limits;
+use portal_serve::Options;
+use portal_serve::PortalSocket;
 use portal_serve::RegionConfig;
 use rustix::process::Pid;
 use rustix::process::Signal;
@@ -18,6 +21,7 @@ use std::time::Instant;
 const REGIONS: &str = "PORTAL_SERVE_TEST_REGIONS";
 const WELCOME: &str = "PORTAL_SERVE_TEST_WELCOME_MS";
 const STALL: &str = "PORTAL_SERVE_TEST_STALL_MS";
+const PORTAL: &str = "PORTAL_SERVE_TEST_PORTAL";
 
 /// Every wait of these tests ends here; the daemon itself ends a little later.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,13 +41,23 @@ pub(crate) fn serve_as_told() {
         stall: millis(STALL),
         ..Limits::default()
     };
+    let options = Options {
+        limits,
+        clients: ClientLimits {
+            hello: limits.welcome,
+            stall: limits.stall,
+            ..ClientLimits::default()
+        },
+        portal: std::env::var_os(PORTAL)
+            .map_or(PortalSocket::None, |path| PortalSocket::At(path.into())),
+    };
     // A parent that is killed must not leave this behind.
     std::thread::spawn(|| {
         std::thread::sleep(PATIENCE * 3);
         std::process::exit(9);
     });
     let stop = portal_serve::stop::on_signals().expect("signals");
-    let daemon = match portal_serve::Daemon::new(&regions, limits) {
+    let daemon = match portal_serve::Daemon::new(&regions, &options) {
         Ok(daemon) => daemon,
         Err(error) => {
             println!("error: {error}");
@@ -72,9 +86,17 @@ impl Daemon {
     pub(crate) fn with_times(keys: &str, welcome: Duration, stall: Duration) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("lake.sock");
-        let regions = format!("lake,{keys},socket={}", socket.display());
+        let socket = match keys.contains("sections=enforced") {
+            true => String::new(),
+            false => format!(",socket={}", socket.display()),
+        };
+        let regions = format!("lake,{keys}{socket}");
         let log = std::fs::File::create(folder.path().join("log")).expect("a log");
-        let child = command(&regions, welcome, stall).stdout(log).spawn();
+        let portal = folder.path().join("portal.sock");
+        let child = command(&regions, welcome, stall)
+            .env(PORTAL, portal)
+            .stdout(log)
+            .spawn();
         let mut this = Self {
             child: child.expect("the daemon starts"),
             folder,
@@ -89,6 +111,11 @@ impl Daemon {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("lake.sock")
+    }
+
+    /// The Portal socket.
+    pub(crate) fn portal(&self) -> PathBuf {
+        self.folder.path().join("portal.sock")
     }
 
     pub(crate) fn log(&self) -> String {

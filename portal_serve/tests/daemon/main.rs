@@ -6,6 +6,7 @@ mod behaviour;
 mod client;
 mod daemon;
 mod hostile;
+mod portal;
 mod qemu;
 mod start;
 

@@ -286,7 +286,8 @@ impl<B: Clone> Server<B> {
         let Some(found) = self.clients.get_mut(&client) else {
             return Err(Lost::Closed);
         };
-        if !found.listens() || (found.stage == Stage::Hello) != matches!(request, Request::Hello { .. })
+        if !found.listens()
+            || (found.stage == Stage::Hello) != matches!(request, Request::Hello { .. })
         {
             self.counters.broke.bump();
             return Err(Lost::OutOfTurn);
@@ -358,7 +359,10 @@ impl<B: Clone> Server<B> {
                     let text = format!("{under_way} inspect trees are under way, no more at once");
                     return Err(Refusal::new(RefusalCode::Resources, text));
                 }
-                Ok((Done::Quiet, Answer::Tree(host.tree(board, self.inspect()), 0)))
+                Ok((
+                    Done::Quiet,
+                    Answer::Tree(host.tree(board, self.inspect()), 0),
+                ))
             }
             (Request::Join(join), Stage::Visitor) => self.join(board, host, client, &join, bells),
             (Request::Reattach(back), Stage::Visitor) => {
@@ -398,9 +402,9 @@ impl<B: Clone> Server<B> {
         join: &Join,
         brought: Vec<B>,
     ) -> Result<(Done, Answer<B>), Refusal> {
-        let header = board.header(&join.region).ok_or_else(|| {
-            refusals::no_region(&join.region, board.regions())
-        })?;
+        let header = board
+            .header(&join.region)
+            .ok_or_else(|| refusals::no_region(&join.region, board.regions()))?;
         let uuid = header.uuid;
         let asked = Admission {
             name: join.name,
@@ -461,9 +465,9 @@ impl<B: Clone> Server<B> {
         back: &Reattach,
         mut bells: Vec<B>,
     ) -> Result<(Done, Answer<B>), Refusal> {
-        let header = board.header(&back.region).ok_or_else(|| {
-            refusals::no_region(&back.region, board.regions())
-        })?;
+        let header = board
+            .header(&back.region)
+            .ok_or_else(|| refusals::no_region(&back.region, board.regions()))?;
         if header.uuid != back.uuid {
             return Err(Refusal::new(
                 RefusalCode::Expired,
@@ -474,9 +478,11 @@ impl<B: Clone> Server<B> {
             ));
         }
         let at = (back.region, back.peer.0);
-        let expected = self.away.get(&at).copied().filter(|(key, away)| {
-            key.epoch == back.epoch && away.token.matches(&back.token)
-        });
+        let expected = self
+            .away
+            .get(&at)
+            .copied()
+            .filter(|(key, away)| key.epoch == back.epoch && away.token.matches(&back.token));
         let Some((key, away)) = expected else {
             return Err(Refusal::new(
                 RefusalCode::Expired,

@@ -24,9 +24,7 @@ pub(super) fn of_admission(error: &AdmissionError) -> Refusal {
         AdmissionError::NameTaken { .. } => RefusalCode::NameTaken,
         AdmissionError::Kind { .. } => RefusalCode::Kind,
         AdmissionError::Rights { .. } => RefusalCode::Rights,
-        AdmissionError::Vectors { .. } | AdmissionError::VectorQuota { .. } => {
-            RefusalCode::Vectors
-        }
+        AdmissionError::Vectors { .. } | AdmissionError::VectorQuota { .. } => RefusalCode::Vectors,
         AdmissionError::NotAway { .. } => RefusalCode::Expired,
         _ => RefusalCode::Other,
     };
