@@ -1,5 +1,6 @@
 //! What runs inside a partition: the WARP kernel with the built-in agents, built
-//! from source with this crate and ready to boot.
+//! from source with this crate and ready to boot; and the library for user space of
+//! a stock Linux.
 //!
 //! | crate | what |
 //! |---|---|
@@ -8,6 +9,8 @@
 //! | `portal_agent_abi` (`abi/`) | what agents and their driver agree on |
 //! | `portal_warp_image` (`image/`) | from an agent's crate to a flat image, for build scripts |
 //! | `portal_trial` (`trial/`) | an agent for the kernel's tests |
+//! | `portal_guest_linux` (`linux/`) | regions in Linux user space, here as [`linux`] |
+//! | `portal_guest_program` (`program/`) | `portal-guest`, a static program on top of it |
 //! | `portal_guest` | the image |
 //!
 //! Specification: `portal_boot_abi` (how an image starts), Intel SDM volume 3.
@@ -15,3 +18,5 @@
 //! VMM distrusts the image. Left out: the host's side (`portal_host`, `portal_vmm`).
 
 pub mod warp;
+
+pub use portal_guest_linux as linux;
