@@ -8,6 +8,7 @@
 mod book;
 mod evidence;
 mod fuzz;
+mod lab;
 mod process;
 mod steps;
 mod tally;
@@ -27,6 +28,7 @@ use std::process::ExitCode;
     after_help = "Examples:\n  \
         cargo flowey ci                 everything that a change must pass\n  \
         cargo flowey ci fmt clippy      only these steps\n  \
+        cargo flowey lab --page         real guests with every VMM, and the Guide's page\n  \
         cargo flowey evidence --full    the long form of the hostility harnesses (hours)\n\n\
         Exit codes: 0 all passed, 1 something failed, 2 usage."
 )]
@@ -57,6 +59,11 @@ enum Command {
     },
     /// API documentation without warnings, and the Guide.
     Doc,
+    /// Real guests: the conformance matrix, tests x VMMs.
+    Lab(lab::Args),
+    /// `portal demo` inside an emulated machine with nested KVM, for a host without a
+    /// usable /dev/kvm.
+    DemoLab,
     /// The hostility harnesses, one row a threat, and their negative controls.
     #[command(
         long_about = "The hostility harnesses, one row a threat, and their negative \
@@ -87,6 +94,8 @@ fn main() -> ExitCode {
         Command::Test => steps::run(&["test".to_owned()]),
         Command::Doc => steps::run(&["doc".to_owned(), "book".to_owned()]),
         Command::Bench { args } => steps::bench(&args),
+        Command::Lab(args) => lab::run(&args),
+        Command::DemoLab => lab::demo(),
         Command::Evidence {
             full,
             json,

@@ -3,6 +3,7 @@
 use crate::book;
 use crate::evidence;
 use crate::fuzz;
+use crate::lab;
 use crate::process;
 use crate::process::Echo;
 use crate::tally::Tally;
@@ -73,11 +74,15 @@ const STEPS: &[Step] = &[
         name: "test",
         what: "tests of every crate",
         run: |tally| {
-            tests(
-                tally,
-                &mut cargo(["test", "--workspace", "--locked", "--no-fail-fast"]),
-            )
+            let mut test = cargo(["test", "--workspace", "--locked", "--no-fail-fast"]);
+            // Real guests have a step of their own.
+            tests(tally, test.args(["--exclude", "petri_tests"]))
         },
+    },
+    Step {
+        name: "lab",
+        what: "real guests, with every VMM",
+        run: lab::step,
     },
     Step {
         name: "examples",

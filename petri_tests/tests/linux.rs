@@ -1,14 +1,12 @@
 //! Stock Debian guests under `portal run`, on the lab's nested paging.
-//!
-//! `PORTAL_STATIC` names a statically linked `portal`; without it, it is built here.
-
-mod portal;
 
 use petri_tests::lab::Artifacts;
 use petri_tests::lab::Initramfs;
 use petri_tests::lab::LabError;
 use petri_tests::lab::Machine;
 use petri_tests::lab::MachineReport;
+use petri_tests::programs;
+use petri_tests::session;
 use std::path::Path;
 use std::time::Duration;
 
@@ -44,7 +42,7 @@ fn machine(artifacts: &Artifacts, folder: &Path, script: &str) -> Result<Machine
     let cpio = folder.join("guest.cpio");
     guest.write(&cpio)?;
     let mut machine = Machine::new(artifacts.clone())?;
-    machine.files().copy("bin/portal", &portal::program())?;
+    session::bring(&mut machine, "bin/portal", &programs::portal()?)?;
     machine.files().copy("bzImage", &artifacts.kernel)?;
     machine.files().copy("guest.cpio", &cpio)?;
     Ok(machine)

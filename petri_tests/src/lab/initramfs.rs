@@ -68,6 +68,17 @@ impl Initramfs {
         Ok(())
     }
 
+    /// As [`Self::copy`], unless something is at `path` already.
+    ///
+    /// # Errors
+    /// As [`Self::copy`].
+    pub fn copy_once(&mut self, path: &str, from: &Path) -> Result<(), LabError> {
+        match self.entries.iter().any(|entry| entry.0 == path) {
+            true => Ok(()),
+            false => self.copy(path, from),
+        }
+    }
+
     /// Writes the archive.
     ///
     /// # Errors

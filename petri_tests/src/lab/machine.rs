@@ -117,6 +117,20 @@ impl Machine {
         Ok(self)
     }
 
+    /// Puts these kernel modules, and what they need, into a folder and does not load
+    /// them.
+    ///
+    /// # Errors
+    /// [`LabError::Module`].
+    pub fn modules_as_files(&mut self, folder: &str, names: &[&str]) -> Result<(), LabError> {
+        for file in in_load_order(&self.artifacts.modules, names)? {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            let path = format!("{}/{name}", folder.trim_start_matches('/'));
+            self.files.copy(&path, &file)?;
+        }
+        Ok(())
+    }
+
     /// Sets its memory in MiB.
     pub fn memory(&mut self, mib: u32) -> &mut Self {
         self.memory_mib = mib;
@@ -138,7 +152,19 @@ impl Machine {
     ///
     /// # Errors
     /// [`LabError::Machine`] when it does not power off by itself.
-    pub fn run(mut self, folder: &Path) -> Result<MachineReport, LabError> {
+    pub fn run(self, folder: &Path) -> Result<MachineReport, LabError> {
+        self.run_watched(folder, &mut |_| {})
+    }
+
+    /// As [`Self::run`], and says of each job when it has ended.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_watched(
+        mut self,
+        folder: &Path,
+        ended: &mut dyn FnMut(&JobResult),
+    ) -> Result<MachineReport, LabError> {
         fs::create_dir_all(folder).map_err(file_error(folder))?;
         let init = self.init();
         self.files.file("init", init);
@@ -166,10 +192,20 @@ impl Machine {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         let limit = BOOT + self.jobs.iter().map(|j| j.deadline).sum::<Duration>();
-        let outcome = wait(qemu, limit);
+        let jobs_so_far = || {
+            let output = fs::read(&results).unwrap_or_default();
+            self.results(&String::from_utf8_lossy(&output))
+        };
+        let mut told = 0;
+        let mut tell = |jobs: &[JobResult]| {
+            // Jobs run one after the other, in order.
+            let new = jobs.iter().skip(told).take_while(|j| j.status.is_some());
+            told += new.inspect(|job| ended(job)).count();
+        };
+        let outcome = wait(qemu, limit, &mut || tell(&jobs_so_far()));
         let _ = fs::remove_file(&initrd);
-        let output = fs::read(&results).unwrap_or_default();
-        let jobs = self.results(&String::from_utf8_lossy(&output));
+        let jobs = jobs_so_far();
+        tell(&jobs);
         match outcome {
             Ok(()) if jobs.iter().all(|j| j.status.is_some()) => {
                 Ok(MachineReport { jobs, console })
@@ -243,7 +279,7 @@ impl Machine {
     }
 }
 
-fn wait(mut command: Command, limit: Duration) -> Result<(), String> {
+fn wait(mut command: Command, limit: Duration, look: &mut dyn FnMut()) -> Result<(), String> {
     let mut child = command
         .spawn()
         .map_err(|e| format!("{} does not start: {e}", command.get_program().display()))?;
@@ -259,7 +295,8 @@ fn wait(mut command: Command, limit: Duration) -> Result<(), String> {
                 return Err(format!("QEMU ended with {status}: {}", said.trim()));
             }
             Ok(None) if Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(50));
+                std::thread::sleep(Duration::from_millis(100));
+                look();
             }
             Ok(None) => {
                 let _ = child.kill();

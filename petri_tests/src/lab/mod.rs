@@ -11,6 +11,7 @@ mod artifacts;
 mod initramfs;
 mod machine;
 mod modules;
+mod place;
 
 pub use artifacts::Artifacts;
 pub use initramfs::Initramfs;
@@ -19,6 +20,7 @@ pub use machine::JobResult;
 pub use machine::Machine;
 pub use machine::MachineReport;
 pub use modules::in_load_order;
+pub use place::Lab;
 
 use std::path::PathBuf;
 
@@ -48,6 +50,14 @@ pub enum LabError {
         /// Its name.
         name: String,
         /// What is wrong.
+        why: String,
+    },
+    /// A program of this workspace does not build.
+    #[error("cargo build {what}: {why}")]
+    Build {
+        /// What was to be built.
+        what: String,
+        /// How cargo ended.
         why: String,
     },
     /// The machine did not end in time, or died.

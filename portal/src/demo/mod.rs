@@ -13,8 +13,10 @@ pub(crate) use report::time;
 
 use crate::cli;
 use crate::doctor;
+use crate::exit::Failure;
 use crate::exit::Outcome;
 use crate::print;
+use portal_vmm::Kvm;
 
 /// Runs the demo, or sends a file.
 ///
@@ -26,10 +28,10 @@ pub(crate) fn run(args: &cli::Demo) -> Outcome {
     if let Some(path) = &args.file {
         // The file first: what is wrong with it does not depend on the host.
         let source = file::open(path)?;
-        let kvm = doctor::open_kvm()?;
+        let kvm = open_kvm()?;
         return file::run(&kvm, args.confinement.sandbox(), source, args.json);
     }
-    let kvm = doctor::open_kvm()?;
+    let kvm = open_kvm()?;
     let report = measure::run(&kvm, args.confinement.sandbox())?;
     if args.json {
         return print::json(&report);
@@ -41,4 +43,16 @@ pub(crate) fn run(args: &cli::Demo) -> Outcome {
          More: portal demo --file PATH, portal bench, portal doctor.",
     );
     Ok(())
+}
+
+/// A demo needs no machine of its own kind.
+fn open_kvm() -> Result<Kvm, Failure> {
+    doctor::open_kvm().map_err(|failure| {
+        let mend = failure.hint.as_deref().unwrap_or_default();
+        let hint = format!(
+            "{mend}\nor see the demo in an emulated machine: cargo flowey demo-lab, in the \
+             source tree"
+        );
+        failure.hint(hint.trim_start())
+    })
 }

@@ -1,0 +1,60 @@
+//! The tests of the matrix: each is written once and runs with every VMM that has
+//! what it needs.
+
+mod boot;
+mod warp;
+
+use crate::ended::Passed;
+use crate::lab::Lab;
+use crate::vmm::Vmm;
+use std::time::Duration;
+
+/// Where a test runs with a VMM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// On the host itself: stock QEMU with TCG.
+    OnHost,
+    /// Inside L1, where Linux guests have KVM.
+    Inside,
+    /// Nowhere, and why.
+    Nowhere(&'static str),
+}
+
+/// A row of the matrix.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    /// Its name.
+    pub name: &'static str,
+    /// What holds when it passes.
+    pub what: &'static str,
+    /// Its deadline on a loaded machine; a quiet one needs a fraction.
+    pub limit: Duration,
+    /// Where it runs with which VMM.
+    pub place: fn(Vmm) -> Place,
+    /// Runs it.
+    pub run: fn(&Lab, Vmm) -> Passed,
+}
+
+/// Every row, in order.
+pub const ALL: &[Scenario] = &[
+    boot::BOOT,
+    boot::TWO_CPUS,
+    boot::REBOOT,
+    warp::DEMO,
+];
+
+/// The row that needs `portal_vmm`'s tests brought.
+pub const KVM_TESTS: &str = warp::KVM_TESTS.name;
+
+/// The row of this name.
+pub fn named(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().find(|scenario| scenario.name == name)
+}
+
+/// Where a test runs that only needs guests.
+fn anywhere(vmm: Vmm) -> Place {
+    match vmm {
+        Vmm::Qemu => Place::OnHost,
+        Vmm::PortalVmm | Vmm::OpenVmm => Place::Inside,
+    }
+}

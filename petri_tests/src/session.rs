@@ -1,0 +1,317 @@
+//! Running cells: here, or in one L1 that has everything, one job a cell.
+//!
+//! Inside, `portal-lab inside TEST VMM SECONDS` runs a cell. What it leaves (consoles,
+//! logs) comes out through the job's output, framed by `##file NAME` lines, and is put
+//! into the same folders as that of cells that ran on the host.
+
+use crate::ended::NotPassed;
+use crate::ended::Passed;
+use crate::lab::JobResult;
+use crate::lab::Lab;
+use crate::lab::LabError;
+use crate::lab::Machine;
+use crate::matrix::Cell;
+use crate::matrix::Verdict;
+use crate::programs::INSIDE;
+use crate::programs::Programs;
+use crate::programs::libraries;
+use crate::scenario;
+use crate::scenario::Scenario;
+use crate::vmm::Vmm;
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+use std::time::Instant;
+
+/// RAM of L1 in MiB: its RAM disk, and the guests of one cell at a time.
+const MEMORY_MIB: u32 = 4096;
+/// What a job may take beyond its cell's deadline: start, and sending the files.
+const BESIDES: Duration = Duration::from_secs(20);
+/// Bytes of a file that come out of L1 at most: its end.
+const FILE_END: usize = 32 << 10;
+/// Modules that L1 itself loads.
+const MODULES: &[&str] = &["kvm_amd"];
+/// Modules that guests may load, and so L1 has as files.
+const GUEST_MODULES: &[&str] = &[
+    "uio_pci_generic",
+    "vfio_pci",
+    "vfio_iommu_type1",
+    "virtio_pci",
+    "virtio_pmem",
+    "nd_pmem",
+    "dax_pmem",
+];
+/// Firmware that QEMU loads for a q35 or microvm machine with direct boot.
+const FIRMWARE: &[&str] = &[
+    "bios-256k.bin",
+    "bios-microvm.bin",
+    "qboot.rom",
+    "linuxboot_dma.bin",
+    "kvmvapic.bin",
+    "pvh.bin",
+];
+const FIRMWARE_FOLDERS: &[&str] = &["/usr/share/qemu", "/usr/share/seabios"];
+
+/// A cell's name and folder: unique, fit for a job.
+pub fn cell_name(scenario: &Scenario, vmm: Vmm) -> String {
+    format!("{}.{vmm}", scenario.name)
+}
+
+/// Runs a cell in this machine; files stay in `folder`.
+pub fn run_here(
+    scenario: &Scenario,
+    vmm: Vmm,
+    programs: &Programs,
+    folder: &Path,
+    inside: bool,
+) -> Cell {
+    let start = Instant::now();
+    let ended = Lab::new(programs.clone(), folder, scenario.limit, inside).and_then(|lab| {
+        let ended = (scenario.run)(&lab, vmm);
+        lab.tidy();
+        ended
+    });
+    Cell::new(scenario, vmm, &ended, start.elapsed())
+}
+
+/// Runs a cell inside L1 and writes what it left, and how it ended, to standard
+/// output.
+pub fn run_inside(scenario: &Scenario, vmm: Vmm) {
+    let folder = Path::new("/tmp/cell");
+    let cell = run_here(scenario, vmm, &Programs::inside(), folder, true);
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file())
+        .collect();
+    files.sort();
+    for path in files {
+        let bytes = fs::read(&path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(FILE_END)..])
+            .replace("##", "%%");
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        println!("##file {name}\n{text}");
+    }
+    let json = serde_json::to_string(&cell).unwrap_or_default();
+    let json = json.replace("##", "%%");
+    println!("##cell {json}");
+}
+
+/// An L1 that boots, runs cells and powers off, in a thread of its own.
+#[derive(Debug, Default)]
+pub struct Inside {
+    done: Mutex<Done>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Done {
+    cells: HashMap<String, Cell>,
+    /// Why no more will come.
+    over: Option<String>,
+}
+
+impl Inside {
+    /// Boots it with these cells to run; returns when it has powered off. `lab` is the
+    /// program that runs cells inside.
+    pub fn run(
+        &self,
+        programs: &Programs,
+        lab: &Path,
+        cells: &[(&'static Scenario, Vmm)],
+        folder: &Path,
+    ) {
+        let mut left = cells;
+        let mut boots = 0;
+        let why = loop {
+            boots += 1;
+            let at = folder.join(format!("l1-{boots}"));
+            let mut told = |job: &JobResult| self.job_ended(job, folder);
+            let ran = machine(programs, lab, left)
+                .and_then(|machine| machine.run_watched(&at, &mut told));
+            let error = match ran {
+                Ok(_) => break "L1 has powered off".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            // The cell at which it died has failed; the others get an L1 of their own.
+            let ended = |(scenario, vmm): &(&Scenario, Vmm)| {
+                self.locked().cells.contains_key(&cell_name(scenario, *vmm))
+            };
+            let first = left.iter().position(|cell| !ended(cell));
+            let Some(&(scenario, vmm)) = first.and_then(|n| left.get(n)) else {
+                break error;
+            };
+            let cell = Cell::new(
+                scenario,
+                vmm,
+                &Err(NotPassed::Failed(error)),
+                scenario.limit,
+            );
+            self.locked().cells.insert(cell_name(scenario, vmm), cell);
+            self.changed.notify_all();
+            left = &left[first.map_or(left.len(), |n| n + 1)..];
+            if left.is_empty() {
+                break "L1 is gone".to_owned();
+            }
+        };
+        self.locked().over = Some(why);
+        self.changed.notify_all();
+    }
+
+    /// Waits for a cell.
+    pub fn wait(&self, scenario: &Scenario, vmm: Vmm) -> Cell {
+        let name = cell_name(scenario, vmm);
+        let mut done = self.locked();
+        loop {
+            if let Some(cell) = done.cells.get(&name) {
+                return cell.clone();
+            }
+            if let Some(why) = &done.over {
+                let ended = Err(NotPassed::failed(why));
+                return Cell::new(scenario, vmm, &ended, Duration::ZERO);
+            }
+            done = self
+                .changed
+                .wait(done)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn job_ended(&self, job: &JobResult, folder: &Path) {
+        let Some((test, vmm)) = job.name.split_once('.') else {
+            return;
+        };
+        let (Some(scenario), Some(vmm)) = (scenario::named(test), Vmm::named(vmm)) else {
+            return;
+        };
+        let cell = match unpack(&job.output, &folder.join(&job.name)) {
+            Some(cell) => cell,
+            None => {
+                let why = match job.timed_out() {
+                    true => "not done in time".to_owned(),
+                    false => format!("portal-lab ended with {:?}", job.status),
+                };
+                Cell::new(scenario, vmm, &Err(NotPassed::Failed(why)), scenario.limit)
+            }
+        };
+        self.locked().cells.insert(job.name.clone(), cell);
+        self.changed.notify_all();
+    }
+}
+
+/// Puts a job's files into `folder`; the cell, if it got to its end.
+fn unpack(output: &str, folder: &Path) -> Option<Cell> {
+    let _ = fs::create_dir_all(folder);
+    let mut cell = None;
+    for part in output.split("##").skip(1) {
+        let (head, body) = part.split_once('\n').unwrap_or((part, ""));
+        match head.split_once(' ') {
+            // A name, never a path.
+            Some(("file", name)) if !name.contains('/') => {
+                let _ = fs::write(folder.join(name), body);
+            }
+            Some(("cell", json)) => cell = serde_json::from_str(json).ok(),
+            _ => {}
+        }
+    }
+    cell
+}
+
+/// L1 with all programs, and a job a cell.
+fn machine(
+    programs: &Programs,
+    lab: &Path,
+    cells: &[(&'static Scenario, Vmm)],
+) -> Result<Machine, LabError> {
+    let mut machine = equipped(programs, lab)?;
+    for (scenario, vmm) in cells {
+        let command = format!("{INSIDE}/portal-lab inside {} {vmm}", scenario.name);
+        let deadline = scenario.limit + BESIDES;
+        machine.job(&cell_name(scenario, *vmm), &command, deadline);
+    }
+    Ok(machine)
+}
+
+/// L1 with all programs. `lab` is the program that runs cells.
+///
+/// # Errors
+/// [`LabError`] when a file cannot be read.
+pub fn equipped(programs: &Programs, lab: &Path) -> Result<Machine, LabError> {
+    let mut machine = Machine::new(programs.debian.clone())?;
+    machine.modules(MODULES)?.memory(MEMORY_MIB);
+    machine.modules_as_files(&format!("{INSIDE}/modules"), GUEST_MODULES)?;
+    let put = |name: &str| format!("{}/{name}", INSIDE.trim_start_matches('/'));
+    let mut brought = vec![
+        ("portal-lab", lab),
+        ("portal", &programs.portal),
+        ("qemu-system-x86_64", &programs.debian.qemu),
+    ];
+    if let Some(guest) = &programs.portal_guest {
+        brought.push(("portal-guest", guest));
+    }
+    if let Some(openvmm) = &programs.openvmm {
+        brought.push(("openvmm", openvmm));
+    }
+    let mut brought: Vec<(String, &Path)> = brought
+        .into_iter()
+        .map(|(name, path)| (name.to_owned(), path))
+        .collect();
+    for test in &programs.kvm_tests {
+        let name = test.file_name().unwrap_or_default().to_string_lossy();
+        brought.push((format!("tests/{name}"), test));
+    }
+    for (name, path) in brought {
+        bring(&mut machine, &put(&name), path)?;
+    }
+    machine
+        .files()
+        .copy(&put("kernel"), &programs.debian.kernel)?;
+    for name in FIRMWARE {
+        let found = FIRMWARE_FOLDERS
+            .iter()
+            .map(|folder| Path::new(folder).join(name))
+            .find(|path| path.exists());
+        if let Some(path) = found {
+            machine.files().copy(&put(name), &path)?;
+        }
+    }
+    Ok(machine)
+}
+
+/// Puts a program into L1, with the libraries that it needs.
+///
+/// # Errors
+/// [`LabError::File`].
+pub fn bring(machine: &mut Machine, at: &str, program: &Path) -> Result<(), LabError> {
+    machine.files().copy(at, program)?;
+    for library in libraries(program) {
+        let at = library.display().to_string();
+        machine
+            .files()
+            .copy_once(at.trim_start_matches('/'), &library)?;
+    }
+    Ok(())
+}
+
+/// What an ordinary test makes of a cell.
+///
+/// # Errors
+/// [`NotPassed`] as the cell says.
+pub fn as_test(cell: &Cell) -> Passed {
+    match cell.result {
+        Verdict::Pass => Ok(()),
+        Verdict::Fail => Err(NotPassed::Failed(cell.reason.clone())),
+        Verdict::Skip => Err(NotPassed::Skipped(cell.reason.clone())),
+    }
+}
