@@ -20,6 +20,17 @@ pub(crate) struct Stream {
     buffers: Vec<UnsafeCell<Vec<u64>>>,
     written: Line,
     read: Line,
+    by: Writing,
+}
+
+/// How the writer fills a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writing {
+    /// As the compiler sees fit: vector stores.
+    Stores,
+    /// By `rep stosq`, as the agents fill a span: whole lines are taken without
+    /// being read, which pays when the reader's core is far.
+    Strings,
 }
 
 // SAFETY: a buffer belongs to the writer until `written` passes it and to the
@@ -30,12 +41,13 @@ unsafe impl Sync for Stream {}
 impl Stream {
     /// `count` buffers (at least one) of `bytes` each, rounded down to whole
     /// words. The writer fills one while the reader reads another.
-    pub(crate) fn new(bytes: usize, count: usize) -> Self {
+    pub(crate) fn new(bytes: usize, count: usize, by: Writing) -> Self {
         let buffer = || UnsafeCell::new(vec![1; bytes / 8]);
         Self {
             buffers: (0..count.max(1)).map(|_| buffer()).collect(),
             written: Line::default(),
             read: Line::default(),
+            by,
         }
     }
 
@@ -80,7 +92,10 @@ impl Stream {
             }
             // SAFETY: not yet written in this turn, so it is the writer's.
             let buffer = unsafe { &mut *self.buffers[turn as usize % self.buffers.len()].get() };
-            buffer.fill(turn);
+            match self.by {
+                Writing::Stores => buffer.fill(turn),
+                Writing::Strings => fill_by_string(buffer, turn),
+            }
             // Release pairs with the reader's acquire: the words are there.
             self.written.0.store(turn, Ordering::Release);
         }
@@ -102,5 +117,19 @@ impl Stream {
             self.read.0.store(turn, Ordering::Release);
         }
         Ok(sum)
+    }
+}
+/// Fills `buffer` with `word` by one string instruction.
+fn fill_by_string(buffer: &mut [u64], word: u64) {
+    // SAFETY: writes the buffer's own words and nothing else; the direction flag
+    // is clear (System V ABI).
+    unsafe {
+        std::arch::asm!(
+            "rep stosq",
+            inout("rcx") buffer.len() => _,
+            inout("rdi") buffer.as_mut_ptr() => _,
+            in("rax") word,
+            options(nostack, preserves_flags),
+        );
     }
 }

@@ -10,6 +10,7 @@ use super::rig::Shape;
 use super::rig::failed;
 use crate::BenchError;
 use crate::base::memory::Stream;
+use crate::base::memory::Writing;
 use crate::goal::GoalSpec;
 use crate::harness::contest::Against;
 use crate::harness::contest::Contender;
@@ -118,15 +119,20 @@ pub(super) fn bulk(bench: &Bench, spec: &GoalSpec) -> Result<Measured, BenchErro
     let handed = Contender::new("1 MiB spans, neither written nor read", || {
         send(Fill::Nothing, Drain::Count)
     });
-    let stream = Stream::new(SPAN as usize, WINDOW.into());
+    let stream = |by| Stream::new(SPAN as usize, WINDOW.into(), by);
+    let (strings, stores) = (stream(Writing::Strings), stream(Writing::Stores));
+    let turns = TOTAL / u64::from(SPAN);
     let baseline = Contender::new("write-read stream of 1 MiB buffers", || {
-        stream.sample(&pair, TOTAL / u64::from(SPAN))
+        strings.sample(&pair, turns)
+    });
+    let stored = Contender::new("the same stream, written by plain stores", || {
+        stores.sample(&pair, turns)
     });
     bench.contest(
         spec,
         Against::Contender(1),
         2,
-        vec![portal, baseline, handed],
+        vec![portal, baseline, handed, stored],
     )
 }
 

@@ -8,6 +8,7 @@ use crate::BenchError;
 use crate::base::flow;
 use crate::base::flow::Message;
 use crate::base::memory::Stream;
+use crate::base::memory::Writing;
 use crate::goal::GoalSpec;
 use crate::harness::contest::Against;
 use crate::harness::contest::Contender;
@@ -298,7 +299,7 @@ pub(super) fn bandwidth(bench: &Bench, spec: &GoalSpec) -> Result<Measured, Benc
             ..sample
         })
     });
-    let stream = Stream::new(STREAM_BUFFER, STREAM_BUFFERS);
+    let stream = Stream::new(STREAM_BUFFER, STREAM_BUFFERS, Writing::Stores);
     let turns = 4 * BYTES / STREAM_BUFFER as u64;
     let baseline = Contender::new("write-read stream", move || stream.sample(&pair, turns));
     bench.contest(spec, Against::Contender(1), 2, vec![portal, baseline])
