@@ -120,9 +120,9 @@ impl Guest {
     pub fn write_initrd(&self, programs: &Programs, to: &Path) -> Passed {
         let failed = |error: crate::lab::LabError| NotPassed::failed(error);
         let mut files = Initramfs::with_busybox(&programs.debian.busybox).map_err(failed)?;
-        if let Some(program) = &programs.portal_guest {
-            files.copy("bin/portal-guest", program).map_err(failed)?;
-        }
+        files
+            .copy("bin/portal-guest", &programs.portal_guest)
+            .map_err(failed)?;
         let names: Vec<&str> = self.modules.iter().map(String::as_str).collect();
         let mut load = String::new();
         for file in in_load_order(&programs.debian.modules, &names).map_err(failed)? {

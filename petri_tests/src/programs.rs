@@ -25,8 +25,8 @@ pub struct Programs {
     pub debian: Artifacts,
     /// The `portal` command.
     pub portal: PathBuf,
-    /// A static `portal-guest`, where `PORTAL_GUEST_STATIC` names one.
-    pub portal_guest: Option<PathBuf>,
+    /// The static `portal-guest`.
+    pub portal_guest: PathBuf,
     /// Executables with `portal_vmm`'s own tests, by the name that they have in L1.
     pub kvm_tests: Vec<PathBuf>,
     /// OpenVMM, where `PORTAL_OPENVMM` names one.
@@ -36,7 +36,8 @@ pub struct Programs {
 impl Programs {
     /// Finds, fetches and builds them on this host.
     ///
-    /// `PORTAL_STATIC` names a `portal` that is there already.
+    /// `PORTAL_STATIC` and `PORTAL_GUEST_STATIC` name a `portal` and a static
+    /// `portal-guest` that are there already.
     ///
     /// # Errors
     /// [`LabError::Missing`] for what cannot be had here, [`LabError::Build`] when
@@ -44,10 +45,14 @@ impl Programs {
     pub fn on_host() -> Result<Self, LabError> {
         let debian = Artifacts::prepare()?;
         let portal = portal()?;
+        let portal_guest = match named("PORTAL_GUEST_STATIC") {
+            Some(path) => path,
+            None => build(&["--package=portal_guest_program"], true)?.join("portal-guest"),
+        };
         Ok(Self {
             debian,
             portal,
-            portal_guest: named("PORTAL_GUEST_STATIC"),
+            portal_guest,
             kvm_tests: Vec::new(),
             openvmm: named("PORTAL_OPENVMM"),
         })
@@ -114,7 +119,7 @@ impl Programs {
                 busybox: "/bin/busybox".into(),
             },
             portal: at("portal"),
-            portal_guest: Some(at("portal-guest")).filter(|path| path.exists()),
+            portal_guest: at("portal-guest"),
             kvm_tests: tests_inside(),
             openvmm: Some(at("openvmm")).filter(|path| path.exists()),
         }

@@ -34,6 +34,9 @@ const MEMORY_MIB: u32 = 4096;
 const BESIDES: Duration = Duration::from_secs(20);
 /// Bytes of a file that come out of L1 at most: its end.
 const FILE_END: usize = 32 << 10;
+/// What starts a frame in a job's output, and what stands for it inside one.
+const MARK: &str = "##";
+const ESCAPED: &str = "%%";
 /// Modules that L1 itself loads.
 const MODULES: &[&str] = &["kvm_amd"];
 /// Modules that guests may load, and so L1 has as files.
@@ -95,12 +98,12 @@ pub fn run_inside(scenario: &Scenario, vmm: Vmm) {
     for path in files {
         let bytes = fs::read(&path).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(FILE_END)..])
-            .replace("##", "%%");
+            .replace(MARK, ESCAPED);
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         println!("##file {name}\n{text}");
     }
     let json = serde_json::to_string(&cell).unwrap_or_default();
-    let json = json.replace("##", "%%");
+    let json = json.replace(MARK, ESCAPED);
     println!("##cell {json}");
 }
 
@@ -214,12 +217,12 @@ impl Inside {
 fn unpack(output: &str, folder: &Path) -> Option<Cell> {
     let _ = fs::create_dir_all(folder);
     let mut cell = None;
-    for part in output.split("##").skip(1) {
+    for part in output.split(MARK).skip(1) {
         let (head, body) = part.split_once('\n').unwrap_or((part, ""));
         match head.split_once(' ') {
             // A name, never a path.
             Some(("file", name)) if !name.contains('/') => {
-                let _ = fs::write(folder.join(name), body);
+                let _ = fs::write(folder.join(name), body.replace(ESCAPED, MARK));
             }
             Some(("cell", json)) => cell = serde_json::from_str(json).ok(),
             _ => {}
@@ -255,11 +258,9 @@ pub fn equipped(programs: &Programs, lab: &Path) -> Result<Machine, LabError> {
     let mut brought = vec![
         ("portal-lab", lab),
         ("portal", &programs.portal),
+        ("portal-guest", &programs.portal_guest),
         ("qemu-system-x86_64", &programs.debian.qemu),
     ];
-    if let Some(guest) = &programs.portal_guest {
-        brought.push(("portal-guest", guest));
-    }
     if let Some(openvmm) = &programs.openvmm {
         brought.push(("openvmm", openvmm));
     }

@@ -2,6 +2,8 @@
 //! what it needs.
 
 mod boot;
+mod exchange;
+mod group;
 mod warp;
 
 use crate::ended::Passed;
@@ -40,6 +42,7 @@ pub const ALL: &[Scenario] = &[
     boot::BOOT,
     boot::TWO_CPUS,
     boot::REBOOT,
+    exchange::IVSHMEM_V1,
     warp::DEMO,
 ];
 

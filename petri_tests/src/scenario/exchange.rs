@@ -1,0 +1,92 @@
+//! Two guests on one region: they find it by name, ring each other and send bytes
+//! through its rings, with the same program everywhere.
+
+use super::Place;
+use super::Scenario;
+use super::anywhere;
+use super::group::Group;
+use crate::ended::Passed;
+use crate::ended::check;
+use crate::guest::Guest;
+use crate::lab::Lab;
+use crate::vmm::Vmm;
+use serde_json::Value;
+use std::time::Duration;
+
+pub(super) const IVSHMEM_V1: Scenario = Scenario {
+    name: "ivshmem_v1_exchange",
+    what: "two guests ring each other by interrupts and exchange 64 MiB through rings over \
+           ivshmem v1, hashes equal (INTx by `uio_pci_generic` where the VMM has it, else \
+           MSI-X by VFIO)",
+    limit: Duration::from_secs(150),
+    place: |vmm| match vmm {
+        Vmm::OpenVmm => Place::Nowhere("no flags for Portal devices in this openvmm"),
+        other => anywhere(other),
+    },
+    run: ivshmem_v1,
+};
+
+/// Bytes that cross.
+const BYTES: u64 = 64 << 20;
+/// Size of the region.
+const REGION: u64 = 16 << 20;
+
+/// What hears doorbells under this VMM.
+pub(super) const fn bell(vmm: Vmm) -> &'static str {
+    match vmm {
+        Vmm::PortalVmm => "uio",
+        Vmm::Qemu | Vmm::OpenVmm => "vfio",
+    }
+}
+
+/// A guest that hears doorbells as it can under this VMM.
+pub(super) fn guest(name: &str, vmm: Vmm) -> Guest {
+    let mut guest = Guest::new(name).ivshmem("lake");
+    if bell(vmm) == "vfio" {
+        guest.iommu = true;
+        guest = guest.modules(&["vfio_pci", "vfio_iommu_type1"]);
+    }
+    guest
+}
+
+fn ivshmem_v1(lab: &Lab, vmm: Vmm) -> Passed {
+    let program = format!("portal-guest --json --region lake --bell {}", bell(vmm));
+    let a = guest("a", vmm)
+        .step("pong", 90, &format!("{program} pong"))
+        .step("recv", 90, &format!("{program} recv --wait sleep"))
+        .step("ls", 20, "portal-guest --json ls");
+    let b = guest("b", vmm)
+        .step(
+            "ping",
+            90,
+            &format!("{program} ping --wait sleep --count 200"),
+        )
+        .step(
+            "send",
+            90,
+            &format!("{program} send --bytes 64MiB --wait sleep"),
+        );
+    let mut group = Group::start(lab, vmm, &[a, b], REGION)?;
+    let ping = group.json(1, "ping", lab)?;
+    let slept = ping["trips"]["slept"].as_u64().unwrap_or(0);
+    check(slept > 100, || {
+        format!("only {slept} of 200 round trips slept until a doorbell")
+    })?;
+    group.json(0, "pong", lab)?;
+    same_bytes(&group.json(0, "recv", lab)?, &group.json(1, "send", lab)?)?;
+    let ls = group.json(0, "ls", lab)?;
+    check(ls["carriers"][0]["name"] == "lake", || {
+        format!("ls finds no region: {ls}")
+    })?;
+    group.ends_well(lab)
+}
+
+/// Both ends have all bytes and the same hash.
+pub(super) fn same_bytes(received: &Value, sent: &Value) -> Passed {
+    let whole = |side: &Value| side["bytes"] == BYTES;
+    let hash = |side: &Value| side["blake3"].as_str().map(str::to_owned);
+    check(
+        whole(received) && whole(sent) && hash(sent).is_some() && hash(received) == hash(sent),
+        || format!("sent {sent}, received {received}"),
+    )
+}

@@ -1,0 +1,97 @@
+//! Guests that share one region, whoever makes it.
+
+use crate::ended::NotPassed;
+use crate::ended::Passed;
+use crate::guest::Guest;
+use crate::lab::Lab;
+use crate::region::Region;
+use crate::region::Switchboard;
+use crate::vmm::Running;
+use crate::vmm::Vmm;
+use serde_json::Value;
+
+/// Slots of the region.
+const PEERS: u32 = 8;
+
+/// Guests with devices on the region `lake`.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// Whoever serves the region; `None` where the VMM makes it.
+    pub(super) switchboard: Option<Switchboard>,
+    /// Processes with the guests, in order.
+    running: Vec<Running>,
+}
+
+impl Group {
+    /// Starts them on a region of `size` bytes: one that the VMM makes where it can
+    /// hold several guests, else one that is served.
+    pub(super) fn start(lab: &Lab, vmm: Vmm, guests: &[Guest], size: u64) -> Passed<Self> {
+        if vmm == Vmm::PortalVmm {
+            let region = Region::own("lake", size, PEERS);
+            return Ok(Self {
+                switchboard: None,
+                running: vmm.start(lab, guests, &[region])?,
+            });
+        }
+        let mut this = Self::served(lab, size)?;
+        for guest in guests {
+            this.join(lab, vmm, guest)?;
+        }
+        Ok(this)
+    }
+
+    /// A served region without guests.
+    pub(super) fn served(lab: &Lab, size: u64) -> Passed<Self> {
+        Ok(Self {
+            switchboard: Some(Switchboard::start(lab, "lake", size, PEERS)?),
+            running: Vec::new(),
+        })
+    }
+
+    /// Starts one more guest, on a served region.
+    pub(super) fn join(&mut self, lab: &Lab, vmm: Vmm, guest: &Guest) -> Passed {
+        let regions: Vec<Region> = self
+            .switchboard
+            .iter()
+            .map(|s| s.region().clone())
+            .collect();
+        self.running.push(vmm.start_one(lab, guest, &regions)?);
+        Ok(())
+    }
+
+    /// The process with guest `n`, and which of its guests that is.
+    pub(super) fn at(&mut self, mut n: usize) -> Passed<(&mut Running, usize)> {
+        for running in &mut self.running {
+            if n < running.consoles.len() {
+                return Ok((running, n));
+            }
+            n -= running.consoles.len();
+        }
+        Err(NotPassed::failed("the test has no such guest"))
+    }
+
+    /// What a step of guest `n` reports, which has to end well.
+    pub(super) fn json(&mut self, n: usize, step: &str, lab: &Lab) -> Passed<Value> {
+        let (running, guest) = self.at(n)?;
+        let output = running.passed(guest, step, lab.until)?;
+        report(&output)
+    }
+
+    /// Every guest powers off, its VMM ends with 0, and so does the switchboard.
+    pub(super) fn ends_well(mut self, lab: &Lab) -> Passed {
+        for running in &mut self.running {
+            running.ends_well(lab.until)?;
+        }
+        match self.switchboard {
+            Some(switchboard) => switchboard.stop(lab),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The JSON object in a program's output.
+pub(super) fn report(output: &str) -> Passed<Value> {
+    let line = output.lines().rev().find(|line| line.starts_with('{'));
+    line.and_then(|line| serde_json::from_str(line).ok())
+        .ok_or_else(|| NotPassed::failed(format!("no JSON in {output:?}")))
+}
