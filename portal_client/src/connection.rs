@@ -3,7 +3,10 @@
 use crate::ClientError;
 use crate::JoinOptions;
 use crate::Peer;
+use hv_shmem::backing::Backing;
+use hv_shmem::backing::SharedPart;
 use hv_shmem::doorbell::EventFd;
+use hv_shmem::name::Name;
 use portal_protocol::MESSAGE_MAX;
 use portal_protocol::RegionInfo;
 use portal_protocol::Reply;
@@ -94,6 +97,20 @@ impl Connection {
         }
     }
 
+    /// The memory of a region, for reading only. The connection is no peer of it
+    /// and takes no id.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn watch(&mut self, region: &Name) -> Result<Backing, ClientError> {
+        self.link.ask(&Request::Watch { region: *region }, &[])?;
+        let pieces = match self.link.answer()? {
+            (Reply::Watching { pieces, .. }, _) => pieces,
+            (other, _) => return Err(unexpected(&other)),
+        };
+        Ok(Backing::from_shared(self.link.memory(pieces)?)?)
+    }
+
     /// Becomes a peer of a region.
     ///
     /// # Errors
@@ -161,6 +178,21 @@ impl Link {
                 errno,
             }),
         }
+    }
+
+    /// So many pieces of a region's memory.
+    pub(crate) fn memory(&mut self, pieces: u16) -> Result<Vec<SharedPart>, ClientError> {
+        let mut parts = Vec::new();
+        while parts.len() < usize::from(pieces) {
+            match self.answer()? {
+                (Reply::Memory(pieces), fds) if !pieces.is_empty() => {
+                    let part = |((part, writable), fd)| SharedPart { part, writable, fd };
+                    parts.extend(pieces.into_iter().zip(fds).map(part));
+                }
+                (other, _) => return Err(unexpected(&other)),
+            }
+        }
+        Ok(parts)
     }
 
     /// The next message, within the time that an answer may take.

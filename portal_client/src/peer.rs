@@ -10,7 +10,6 @@ use crate::connection::unexpected;
 use hv_shmem::backing::Backing;
 use hv_shmem::backing::MappedMem;
 use hv_shmem::backing::Mapping;
-use hv_shmem::backing::SharedPart;
 use hv_shmem::backing::View;
 use hv_shmem::backing::WritableSections;
 use hv_shmem::doorbell::Doorbell as _;
@@ -183,16 +182,7 @@ impl Peer {
             Some(own) => (own.clone(), given),
             None => (given, Vec::new()),
         };
-        let mut parts = Vec::new();
-        while parts.len() < usize::from(admitted.pieces) {
-            match link.answer()? {
-                (Reply::Memory(pieces), fds) => {
-                    let part = |((part, writable), fd)| SharedPart { part, writable, fd };
-                    parts.extend(pieces.into_iter().zip(fds).map(part));
-                }
-                (other, _) => return Err(unexpected(&other)),
-            }
-        }
+        let parts = link.memory(admitted.pieces)?;
         let mut this = Self {
             path,
             link: Some(link),

@@ -188,8 +188,6 @@ impl Daemon {
             let Some(connection) = self.connections.get_mut(&client) else {
                 return Ok(Sent::All);
             };
-            let region = self.portal.place(id).map(|key| key.region);
-            let memory = self.regions.iter().find(|r| Some(r.name) == region);
             let Some(message) = self.portal.next(&mut self.board, id) else {
                 if self.portal.is_over(id) {
                     self.lose_portal(id, Lost::Closed);
@@ -207,7 +205,8 @@ impl Daemon {
             // Held until the message is out.
             let mut opened = Vec::new();
             for passed in &message.passed {
-                if let Passed::Memory(piece, write) = passed {
+                if let Passed::Memory(region, piece, write) = passed {
+                    let memory = self.regions.iter().find(|r| r.name == *region);
                     let memory = memory.ok_or(Errno::BADF)?;
                     opened.push(memory.memory.piece(*piece, *write)?);
                 }

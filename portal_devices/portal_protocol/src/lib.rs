@@ -21,6 +21,10 @@
 //!          ◀─────────────────── Region … EndOfList
 //!    Join or Reattach ────────▶
 //!          ◀─────────────────── Admitted, Memory …, peers that are there, Current
+//!    Watch ───────────────────▶
+//!          ◀─────────────────── Watching, Memory …
+//!    Inspect ─────────────────▶
+//!          ◀─────────────────── Tree …
 //!    Ready, Quiesce, Leave ───▶
 //!          ◀─────────────────── Done
 //!          ◀─────────────────── Joined, Ready, Quiescing, Gone: as they happen

@@ -114,6 +114,11 @@ pub enum Request {
     Leave,
     /// The inspect tree, as JSON.
     Inspect,
+    /// The memory of a region, for reading only, without being a peer of it.
+    Watch {
+        /// The region.
+        region: Name,
+    },
 }
 
 mod ask {
@@ -125,6 +130,7 @@ mod ask {
     pub(super) const QUIESCE: u16 = 0x06;
     pub(super) const LEAVE: u16 = 0x07;
     pub(super) const INSPECT: u16 = 0x08;
+    pub(super) const WATCH: u16 = 0x09;
 }
 
 fn kind_of(reader: &mut Reader<'_>) -> Result<PeerKind, Malformed> {
@@ -186,6 +192,7 @@ impl Request {
             Self::Quiesce => Writer::new(ask::QUIESCE).end(),
             Self::Leave => Writer::new(ask::LEAVE).end(),
             Self::Inspect => Writer::new(ask::INSPECT).end(),
+            Self::Watch { region } => Writer::new(ask::WATCH).name(region).end(),
         }
     }
 
@@ -238,6 +245,9 @@ impl Request {
             ask::QUIESCE => Self::Quiesce,
             ask::LEAVE => Self::Leave,
             ask::INSPECT => Self::Inspect,
+            ask::WATCH => Self::Watch {
+                region: r.name("the region's name")?,
+            },
             kind => return Err(Malformed::Kind { kind }),
         };
         r.end()?;
@@ -396,6 +406,13 @@ pub enum Reply {
     EndOfList,
     /// See [`Admitted`].
     Admitted(Admitted),
+    /// The answer to [`Request::Watch`].
+    Watching {
+        /// The region's identity.
+        uuid: Uuid,
+        /// Pieces of memory that follow in [`Reply::Memory`].
+        pieces: u16,
+    },
     /// Pieces of the region's memory, each with a descriptor; `true` where it is
     /// open for writing. A piece that is no part of a region is the whole of a
     /// flat one.
@@ -460,6 +477,7 @@ mod tell {
     pub(super) const DONE: u16 = 0x8b;
     pub(super) const REFUSED: u16 = 0x8c;
     pub(super) const TREE: u16 = 0x8d;
+    pub(super) const WATCHING: u16 = 0x8e;
 }
 
 /// The number of a piece of memory: a section is its peer's number.
@@ -511,6 +529,10 @@ impl Reply {
                 .u16(a.peer.0)
                 .u16(a.pieces)
                 .u16(a.bells)
+                .end(),
+            Self::Watching { uuid, pieces } => Writer::new(tell::WATCHING)
+                .bytes(uuid.as_bytes())
+                .u16(*pieces)
                 .end(),
             Self::Memory(pieces) => {
                 let one = |w: Writer, (piece, writable): &(Option<Part>, bool)| {
@@ -579,6 +601,10 @@ impl Reply {
                 pieces: r.u16()?,
                 bells: vectors_of(&mut r)?,
             }),
+            tell::WATCHING => Self::Watching {
+                uuid: Uuid::from_bytes(r.array()?),
+                pieces: r.u16()?,
+            },
             tell::MEMORY => {
                 let mut pieces = Vec::new();
                 for _ in 0..fds.min(FDS_MAX) {

@@ -237,6 +237,17 @@ impl<M: SharedMem, B: Clone> Switchboard<M, B> {
         self.regions.get(region).map(Region::header)
     }
 
+    /// Whether the region lets this kind of peer have these rights.
+    ///
+    /// # Errors
+    /// [`AdmissionError::NoSuchRegion`], [`AdmissionError::Kind`],
+    /// [`AdmissionError::Rights`].
+    pub fn may(&self, region: &Name, kind: PeerKind, rights: Rights) -> Result<(), AdmissionError> {
+        let found = self.regions.get(region);
+        let found = found.ok_or(AdmissionError::NoSuchRegion { region: *region })?;
+        found.check_rights(kind, rights)
+    }
+
     /// Live peers of a region, those that are away among them.
     pub fn live(&self, region: &Name) -> usize {
         self.regions.get(region).map_or(0, Region::live)

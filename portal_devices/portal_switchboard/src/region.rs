@@ -235,13 +235,14 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
         vectors: usize,
         limits: &Limits,
     ) -> Result<PeerId, AdmissionError> {
-        self.check_rights(admission)?;
+        self.check_rights(admission.kind, admission.rights)?;
         self.check_vectors(vectors, limits)?;
         self.choose_id(admission)
     }
 
-    fn check_rights<C>(&self, admission: &Admission<C>) -> Result<(), AdmissionError> {
-        let (region, kind, asked) = (self.name(), admission.kind, admission.rights);
+    /// Whether peers of this kind may have these rights.
+    pub(crate) fn check_rights(&self, kind: PeerKind, asked: Rights) -> Result<(), AdmissionError> {
+        let region = self.name();
         let limit = match kind {
             PeerKind::Partition => self.policy.partitions,
             PeerKind::HostProcess => self.policy.host_processes,

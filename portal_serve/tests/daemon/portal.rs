@@ -11,8 +11,11 @@ use hv_shmem::doorbell::EventFd;
 use hv_shmem::doorbell::Heard;
 use hv_shmem::layout::PeerId;
 use hv_shmem::mem::SharedMem as _;
+use hv_shmem::name::Name;
 use hv_shmem::peers::PeerState;
 use hv_shmem::peers::Rights;
+use hv_shmem::region::AttachOptions;
+use hv_shmem::region::PortalRegion;
 use hv_shmem::section::SectionConfig;
 use portal_client::ClientError;
 use portal_client::Connection;
@@ -175,6 +178,53 @@ fn rights_bind_the_descriptors() {
         // Its section and the common one; or the one piece that there is.
         let expect = if sections == "enforced" { 2 } else { 1 };
         assert_eq!(writable.count(), expect, "{sections}");
+    }
+}
+
+#[test]
+fn who_only_looks_gets_memory_to_read_and_is_no_peer() {
+    for sections in ["enforced", "advisory"] {
+        let keys = format!("size=1048576,peers=2,vectors=2,sections={sections}");
+        let daemon = Daemon::lake(&keys);
+        let (a, _b) = (join(&daemon, "a"), join(&daemon, "b"));
+        // Every id is taken, and a watcher needs none.
+        let mut watcher = Connection::open(daemon.portal()).expect("listens");
+        let lake = a.region_name();
+        let backing = watcher.watch(&lake).expect("the memory");
+        for piece in backing.share(View::OWNER).expect("duplicates") {
+            let flags = rustix::fs::fcntl_getfl(&piece.fd).expect("flags");
+            assert_eq!(
+                flags & rustix::fs::OFlags::RWMODE,
+                rustix::fs::OFlags::RDONLY
+            );
+            assert!(rustix::io::pwrite(&piece.fd, b"x", 0).is_err());
+        }
+        let mem = backing.map(View::OBSERVER).expect("maps").mem();
+        let options = AttachOptions {
+            read_only: true,
+            expect: Some(a.region_uuid()),
+        };
+        let seen = PortalRegion::attach(mem, options).expect("a region");
+        assert_eq!(seen.peer(a.id()).expect("an entry").epoch, a.epoch());
+        assert!(a.neighbours().len() <= 1, "nobody hears of the watcher");
+
+        let sea = Name::new("sea").expect("a name");
+        let error = watcher.watch(&sea).expect_err("there is none");
+        assert!(error.to_string().contains("there are: lake"), "{error}");
+        watcher.watch(&lake).expect("again, on the same connection");
+        assert_eq!(watcher.regions().expect("a list").len(), 1);
+        let opened = daemon.files();
+        for _ in 0..100 {
+            watcher.watch(&lake).expect("again");
+        }
+        until("its descriptors are closed", || daemon.files() <= opened);
+    }
+    let daemon = Daemon::lake("size=1048576,peers=2,programs=none");
+    let mut watcher = Connection::open(daemon.portal()).expect("listens");
+    let lake = Name::new("lake").expect("a name");
+    match watcher.watch(&lake) {
+        Err(ClientError::Refused(refusal)) => assert_eq!(refusal.code, RefusalCode::Kind),
+        other => panic!("{other:?}"),
     }
 }
 

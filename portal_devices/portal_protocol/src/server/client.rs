@@ -13,21 +13,24 @@ use crate::VERSION;
 use crate::message::Admitted;
 use crate::message::TREE_MAX;
 use hv_shmem::backing::Part;
+use hv_shmem::layout::PeerId;
 use hv_shmem::mem::SharedMem;
+use hv_shmem::name::Name;
 use hv_shmem::peers::Rights;
 use portal_switchboard::Event;
 use portal_switchboard::PeerKey;
 use portal_switchboard::Switchboard;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// What goes with a message in the place of a descriptor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Passed<B> {
     /// A bell.
     Bell(B),
-    /// A piece of the region's memory: the whole of a flat one when `None`; to be
+    /// A piece of this region's memory: the whole of a flat one when `None`; to be
     /// opened for writing or not.
-    Memory(Option<Part>, bool),
+    Memory(Name, Option<Part>, bool),
 }
 
 /// A message on its way to a client.
@@ -66,11 +69,19 @@ pub(super) enum Answer<B> {
         pieces: Vec<Option<Part>>,
         rights: Rights,
     },
+    /// To who only looks at a region.
+    Watching {
+        region: Name,
+        uuid: Uuid,
+        pieces: Vec<Option<Part>>,
+    },
     /// Pieces that are left.
     Memory {
+        region: Name,
         pieces: Vec<Option<Part>>,
         rights: Rights,
-        key: PeerKey,
+        /// Whose section is to be writable, given the right.
+        own: Option<PeerId>,
     },
 }
 
@@ -229,29 +240,50 @@ impl<B: Clone> Client<B> {
                 };
                 let rest = self.key().filter(|_| !pieces.is_empty());
                 let rest = rest.map(|key| Answer::Memory {
+                    region: key.region,
                     pieces,
                     rights,
-                    key,
+                    own: Some(key.peer),
                 });
                 (outgoing, rest)
             }
+            Answer::Watching {
+                region,
+                uuid,
+                pieces,
+            } => {
+                let count = u16::try_from(pieces.len()).unwrap_or(u16::MAX);
+                let reply = Reply::Watching {
+                    uuid,
+                    pieces: count,
+                };
+                let rest = Answer::Memory {
+                    region,
+                    pieces,
+                    rights: Rights::OBSERVER,
+                    own: None,
+                };
+                (bare(&reply), (count > 0).then_some(rest))
+            }
             Answer::Memory {
+                region,
                 mut pieces,
                 rights,
-                key,
+                own,
             } => {
                 let rest = pieces.split_off(pieces.len().min(FDS_MAX));
-                let opened = pieces.iter().map(|p| (*p, writes(*p, rights, key)));
+                let opened = pieces.iter().map(|p| (*p, writes(*p, rights, own)));
                 let opened: Vec<_> = opened.collect();
-                let passed = opened.iter().map(|(p, w)| Passed::Memory(*p, *w));
+                let passed = opened.iter().map(|(p, w)| Passed::Memory(region, *p, *w));
                 let outgoing = Outgoing {
                     passed: passed.collect(),
                     bytes: Reply::Memory(opened).encode(),
                 };
                 let rest = (!rest.is_empty()).then_some(Answer::Memory {
+                    region,
                     pieces: rest,
                     rights,
-                    key,
+                    own,
                 });
                 (outgoing, rest)
             }
@@ -261,11 +293,11 @@ impl<B: Clone> Client<B> {
 
 /// Whether a peer with these rights gets a piece for writing. A flat region is one
 /// piece: writing anything means writing all of it.
-fn writes(piece: Option<Part>, rights: Rights, key: PeerKey) -> bool {
+fn writes(piece: Option<Part>, rights: Rights, own: Option<PeerId>) -> bool {
     match piece {
         None => rights.has(Rights::WRITE_OWN) || rights.has(Rights::WRITE_COMMON),
         Some(Part::Common) => rights.has(Rights::WRITE_COMMON),
-        Some(Part::Section(peer)) => peer == key.peer && rights.has(Rights::WRITE_OWN),
+        Some(Part::Section(peer)) => own == Some(peer) && rights.has(Rights::WRITE_OWN),
         Some(Part::HostPages | Part::Tail) => false,
     }
 }

@@ -42,6 +42,8 @@ use hv_shmem::backing::Part;
 use hv_shmem::layout::PeerId;
 use hv_shmem::mem::SharedMem;
 use hv_shmem::name::Name;
+use hv_shmem::peers::PeerKind;
+use hv_shmem::peers::Rights;
 use portal_device::Counter;
 use portal_device::inspect::Node;
 use portal_switchboard::Admission;
@@ -363,6 +365,21 @@ impl<B: Clone> Server<B> {
                     Done::Quiet,
                     Answer::Tree(host.tree(board, self.inspect()), 0),
                 ))
+            }
+            (Request::Watch { region }, _) => {
+                let header = board
+                    .header(&region)
+                    .ok_or_else(|| refusals::no_region(&region, board.regions()))?;
+                // Whoever looks is a process of this host.
+                board
+                    .may(&region, PeerKind::HostProcess, Rights::OBSERVER)
+                    .map_err(|e| refusals::of_admission(&e))?;
+                let answer = Answer::Watching {
+                    region,
+                    uuid: header.uuid,
+                    pieces: host.pieces(&region),
+                };
+                Ok((Done::Quiet, answer))
             }
             (Request::Join(join), Stage::Visitor) => self.join(board, host, client, &join, bells),
             (Request::Reattach(back), Stage::Visitor) => {
