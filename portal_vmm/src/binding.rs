@@ -33,6 +33,7 @@ use portal_device::Effects;
 use portal_device::Input;
 use portal_device::Msi;
 use portal_device::StopReason;
+use portal_device::inspect::Node;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -98,6 +99,9 @@ pub(crate) struct Binding {
     listening: BTreeMap<u16, Listening>,
     doorbells: BTreeMap<(u64, u32), Arc<EventFd>>,
     counts: Counts,
+    /// Of the doorbells handled in user space, those that a peer heard: by peer
+    /// and vector, so that there are no more than the region's vectors.
+    rung: BTreeMap<(u16, u16), Counter>,
     /// The last effect that was not carried out, in words.
     refusal: Option<String>,
 }
@@ -113,6 +117,7 @@ impl Binding {
             listening: BTreeMap::new(),
             doorbells: BTreeMap::new(),
             counts: Counts::default(),
+            rung: BTreeMap::new(),
             refusal: None,
         }
     }
@@ -136,6 +141,27 @@ impl Binding {
 
     pub(crate) fn counts(&self) -> Counts {
         self.counts
+    }
+
+    /// What an operator may want to see of the binding.
+    pub(crate) fn inspect(&self) -> Node {
+        let mut rung = Node::new();
+        for ((peer, vector), count) in &self.rung {
+            rung.push(format!("{peer}.{vector}"), count.get());
+        }
+        let at = self.parts.region.as_ref();
+        Node::new()
+            .with("slot", self.slot as u64)
+            .with("region", at.map(|at| at.region.name().to_owned()))
+            .with("peer", at.map(|at| at.peer.0))
+            .with("doorbells_seen", self.counts.rung.get())
+            .with("doorbells_to", rung)
+            .with("doorbells_routed", self.doorbells.len() as u64)
+            .with("doorbells_unheard", self.counts.unheard.get())
+            .with("vectors_routed", self.routes.len() as u64)
+            .with("vectors_listened", self.listening.len() as u64)
+            .with("refused", self.counts.refused.get())
+            .with("unknown", self.counts.unknown.get())
     }
 
     pub(crate) fn region_name(&self) -> &str {
@@ -270,7 +296,9 @@ impl Binding {
             Effect::Ring { peer, vector } => {
                 self.counts.rung.bump();
                 let rang = self.bell(peer, vector).map(|bell| bell.ring());
-                if !matches!(rang, Some(Ok(()))) {
+                if matches!(rang, Some(Ok(()))) {
+                    self.rung.entry((peer, vector)).or_default().bump();
+                } else {
                     self.counts.unheard.bump();
                 }
             }

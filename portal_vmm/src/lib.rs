@@ -53,6 +53,7 @@
 //! | `platform`, `address_map`, `pci`, `console` | what a guest's accesses meet |
 //! | `binding`, `fabric`, `listener` | effects of devices; doorbells |
 //! | `region`, `region_host`, [`resolvers`] | regions, their members, devices from handles |
+//! | `observer`, `stats` | what an operator sees |
 //! | `sandbox` | what a thread may still do |
 //!
 //! Guests are distrusted, by each other and by this crate: whatever one does, it
@@ -79,6 +80,7 @@ pub mod kvm;
 mod linux;
 mod listener;
 mod memory;
+mod observer;
 mod outcome;
 mod partition;
 mod pci;
@@ -110,6 +112,7 @@ pub use linux::LinuxImage;
 pub use memory::HostMemory;
 pub use memory::HostRange;
 pub use memory::RamBacking;
+pub use observer::PartitionObserver;
 pub use outcome::Fault;
 pub use outcome::FaultKind;
 pub use outcome::Outcome;

@@ -22,6 +22,7 @@ use crate::FaultKind;
 use crate::Member;
 use crate::Outcome;
 use crate::Overrun;
+use crate::PartitionObserver;
 use crate::Sandbox;
 use crate::VmmError;
 use crate::binding::Binding;
@@ -200,6 +201,21 @@ impl Shared {
         }
     }
 
+    /// What it does, in a word or, at its end, a sentence.
+    pub(crate) fn state(&self) -> String {
+        let control = self.control();
+        if let Some(outcome) = self.outcome(&control) {
+            return outcome.to_string();
+        }
+        match (control.started, control.ending.is_some(), self.request()) {
+            (_, true, _) => "ending",
+            (false, ..) => "built",
+            (true, _, Request::Pause) => "paused",
+            (true, ..) => "running",
+        }
+        .to_owned()
+    }
+
     fn outcome(&self, control: &Control) -> Option<Outcome> {
         if control.alive > 0 {
             return None;
@@ -256,7 +272,7 @@ pub struct Partition {
     waiting: Vec<Box<dyn HvVcpu>>,
     threads: Vec<std::thread::JoinHandle<()>>,
     counters: Vec<Arc<Counters>>,
-    kernel: Vec<Option<StatsReader>>,
+    kernel: Arc<[Option<StatsReader>]>,
     build: Duration,
     plan: ThreadPlan,
 }
@@ -501,7 +517,7 @@ impl Partition {
     /// What it has cost so far. Never disturbs the guest.
     pub fn stats(&self) -> PartitionStats {
         let mut vcpus: Vec<_> = self.counters.iter().map(|own| own.read()).collect();
-        for (vcpu, reader) in vcpus.iter_mut().zip(&self.kernel) {
+        for (vcpu, reader) in vcpus.iter_mut().zip(&*self.kernel) {
             if let Some(Ok(values)) = reader.as_ref().map(StatsReader::read) {
                 vcpu.kernel = values;
             }
@@ -516,6 +532,15 @@ impl Partition {
             ram_bytes: self.shared.platform.ram.bytes(),
             console_lost: self.shared.platform.uart().lost(),
         }
+    }
+
+    /// A look at it from other threads.
+    pub fn observer(&self) -> PartitionObserver {
+        PartitionObserver::new(
+            Arc::downgrade(&self.shared),
+            self.counters.clone(),
+            Arc::clone(&self.kernel),
+        )
     }
 
     /// Every device, in the order of its slot on the PCI bus.

@@ -201,6 +201,13 @@ impl RegionHost {
         })
     }
 
+    /// Every region, in the order of their names.
+    pub fn regions(&self) -> Vec<Arc<SharedRegion>> {
+        let regions = self.inner.regions.read();
+        let regions = regions.unwrap_or_else(PoisonError::into_inner);
+        regions.values().cloned().collect()
+    }
+
     /// Lets a peer in and tells the others.
     ///
     /// # Errors
