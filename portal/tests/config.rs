@@ -414,6 +414,7 @@ fn each_kind_of_device_has_its_keys() {
     };
     let good = "kind = \"ivshmem2\"\nvectors = 1\naccess = \"ro\"\none_shot = true";
     assert_eq!((of(good).code, of(good).err), (0, String::new()));
+    assert_eq!(of("kind = \"pmem\"\naccess = \"ro\"").code, 0);
     for (keys, told) in [
         (
             "kind = \"ivshmem2\"\nmapping = \"flat\"",
@@ -426,9 +427,38 @@ fn each_kind_of_device_has_its_keys() {
         ),
         ("kind = \"ivshmem2\"\none_shot = 1", "not true or false"),
         ("kind = \"ivshmem2\"\nvectors = 0", "0 is not between 1"),
+        (
+            "kind = \"pmem\"\npath = \"disk.img\"",
+            "path: a pmem device shows a region or a file",
+        ),
+        ("kind = \"pmem\"\nvectors = 2", "vectors: is no key"),
+        (
+            "kind = \"pmem\"",
+            "sections of region \"shared\" are enforced",
+        ),
     ] {
         let ran = of(keys);
         assert_eq!(ran.code, 3, "{keys}: {ran:?}");
         assert!(ran.err.contains(told), "{told:?} not in:\n{}", ran.err);
     }
+}
+
+#[test]
+fn a_pmem_file_is_whole_large_pages() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[[partition]]\nname = \"a\"\nguest = \"warp\"\n\
+                [[partition.device]]\nkind = \"pmem\"\npath = \"disk.img\"";
+    std::fs::write(folder.path().join("one.toml"), text).unwrap();
+    let run = || portal_in(folder.path(), &["run", "one.toml", "--check"]);
+    assert!(run().err.contains("truncate --size 64M"), "{:?}", run());
+    let file = std::fs::File::create(folder.path().join("disk.img")).unwrap();
+    file.set_len(3 << 20).unwrap();
+    let ran = run();
+    assert!(
+        ran.err.contains("3 MiB, not a multiple of 2 MiB"),
+        "{ran:?}"
+    );
+    assert!(ran.err.contains("truncate --size 4194304"), "{ran:?}");
+    file.set_len(4 << 20).unwrap();
+    assert_eq!((run().code, run().err), (0, String::new()));
 }

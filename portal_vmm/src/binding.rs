@@ -13,6 +13,7 @@ use crate::VmmError;
 use crate::Writable;
 use crate::address_map::Place;
 use crate::fabric::Fabric;
+use crate::flusher::Flusher;
 use crate::guard::Guard;
 use crate::guard::stands;
 use crate::hv;
@@ -22,6 +23,10 @@ use crate::hv::StopCause;
 use crate::listener;
 use crate::listener::Listening;
 use crate::platform::Resources;
+use crate::storage::Storage;
+use crate::virtqueue::Broken;
+use crate::virtqueue::Rings;
+use crate::virtqueue::Setup;
 use hv_shmem::doorbell::Doorbell;
 use hv_shmem::doorbell::EventFd;
 use hv_shmem::layout::PeerId;
@@ -35,6 +40,7 @@ use portal_device::Msi;
 use portal_device::StopReason;
 use portal_device::inspect::Node;
 use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -49,6 +55,8 @@ pub struct ResolvedDevice {
     pub slot: Option<u8>,
     /// The region behind its BAR.
     pub region: Option<DeviceRegion>,
+    /// The file behind its memory, for devices that are no peers.
+    pub storage: Option<Storage>,
     /// Where doorbells go and come from.
     pub fabric: Option<Arc<dyn Fabric>>,
     /// The device's place in the region, given up when the partition ends. The
@@ -84,8 +92,10 @@ pub(crate) struct Counts {
     pub(crate) unheard: Counter,
     /// Doorbells handled in user space.
     pub(crate) rung: Counter,
-    /// Effects of a kind that this binding does not know.
+    /// Effects that this binding does not know, or has no means for.
     pub(crate) unknown: Counter,
+    /// Queues that the guest has broken.
+    pub(crate) broken: Counter,
 }
 
 pub(crate) struct Binding {
@@ -98,6 +108,10 @@ pub(crate) struct Binding {
     /// Vectors whose events a thread brings in.
     listening: BTreeMap<u16, Listening>,
     doorbells: BTreeMap<(u64, u32), Arc<EventFd>>,
+    rings: Rings,
+    flusher: Option<Flusher>,
+    /// What effects of a step have for the device in turn.
+    answers: VecDeque<Input>,
     counts: Counts,
     /// Of the doorbells handled in user space, those that a peer heard: by peer
     /// and vector, so that there are no more than the region's vectors.
@@ -116,10 +130,27 @@ impl Binding {
             routes: BTreeMap::new(),
             listening: BTreeMap::new(),
             doorbells: BTreeMap::new(),
+            rings: Rings::default(),
+            flusher: None,
+            answers: VecDeque::new(),
             counts: Counts::default(),
             rung: BTreeMap::new(),
             refusal: None,
         }
+    }
+
+    /// Starts what the device needs beside the vCPUs, while that is still allowed.
+    ///
+    /// # Errors
+    /// As of [`Flusher::start`].
+    pub(crate) fn start_flusher(&mut self, on: &Resources) -> Result<(), VmmError> {
+        if let Some(storage) = &self.parts.storage
+            && storage.access() == Access::ReadWrite
+        {
+            let (owner, fences) = (on.owner.clone(), on.paths.fences);
+            self.flusher = Some(Flusher::start(storage, owner, self.index, fences)?);
+        }
+        Ok(())
     }
 
     /// Why the last effect that was not carried out was not.
@@ -165,14 +196,26 @@ impl Binding {
     }
 
     pub(crate) fn region_name(&self) -> &str {
-        self.parts.region.as_ref().map_or("", |at| at.region.name())
+        let storage = self.parts.storage.as_ref().map_or("", Storage::name);
+        let region = self.parts.region.as_ref();
+        region.map_or(storage, |at| at.region.name())
     }
 
-    /// Gives the device an input and carries its effects out.
+    /// Gives the device an input and carries its effects out, and so on with what
+    /// those have for the device: requests that came off a ring, their return. A
+    /// notification brings at most as many requests as its queue has entries.
     ///
     /// # Errors
     /// [`StopCause`] when the device stops the partition.
     pub(crate) fn step(&mut self, input: Input, on: &Resources) -> Result<u64, StopCause> {
+        let value = self.step_once(input, on)?;
+        while let Some(input) = self.answers.pop_front() {
+            self.step_once(input, on)?;
+        }
+        Ok(value)
+    }
+
+    fn step_once(&mut self, input: Input, on: &Resources) -> Result<u64, StopCause> {
         self.effects.clear();
         self.parts.device.step(input, &mut self.effects);
         let value = self.effects.value();
@@ -306,11 +349,66 @@ impl Binding {
                 Some(fabric) => fabric.publish(state)?,
                 None => self.unknown(effect),
             },
-            // `step` has taken it.
+            Effect::QueueStart {
+                queue,
+                size,
+                descriptors,
+                driver,
+                device,
+                resume,
+            } => {
+                let setup = Setup {
+                    size,
+                    descriptors,
+                    driver,
+                    device,
+                    resume,
+                };
+                let done = self.rings.start(queue, &setup, &on.queue_memory);
+                self.unless_broken(queue, done);
+            }
+            Effect::QueueStop { queue } => self.rings.stop(queue),
+            Effect::QueueKick { queue } => {
+                let done = self.rings.kick(queue, &on.queue_memory);
+                let requests = self.unless_broken(queue, done);
+                self.answers.extend(requests.into_iter().flatten());
+            }
+            Effect::Complete {
+                queue,
+                token,
+                answer,
+                len,
+            } => {
+                let bytes = answer.to_le_bytes();
+                let answer = bytes.get(..len as usize).unwrap_or(&bytes);
+                let done = self.rings.complete(queue, token, answer, &on.queue_memory);
+                if self.unless_broken(queue, done) == Some(true) {
+                    self.answers.push_back(Input::QueueUsed { queue });
+                }
+            }
+            Effect::Flush { token, .. } => {
+                let begun = self.flusher.as_ref().is_some_and(|it| it.flush(token));
+                if !begun {
+                    self.unknown(effect);
+                    self.answers.push_back(Input::Flushed { token, ok: false });
+                }
+            }
+            // `step_once` has taken it.
             Effect::Stop(_) => {}
             _ => self.unknown(effect),
         }
         Ok(())
+    }
+
+    /// A queue that cannot be walked is over, and the device is told.
+    fn unless_broken<T>(&mut self, queue: u16, done: Result<T, Broken>) -> Option<T> {
+        if let Ok(done) = done {
+            return Some(done);
+        }
+        self.counts.broken.bump();
+        self.rings.stop(queue);
+        self.answers.push_back(Input::QueueBroken { queue });
+        None
     }
 
     fn unknown(&mut self, effect: &Effect) {
@@ -332,14 +430,18 @@ impl Binding {
             device: self.parts.name.clone(),
             reason: format!("{reason}: {bytes:#x?} at {gpa:#x}"),
         };
-        let Some(at) = &self.parts.region else {
-            return Err(refuse("has no region to map"));
+        let (memory, allowed) = match (&self.parts.region, &self.parts.storage) {
+            (Some(at), _) => {
+                let allowed = at.region.may_write(at.peer, at.writable, &bytes);
+                (at.region.memory(), allowed)
+            }
+            (None, Some(storage)) => (storage.memory(), storage.access() == Access::ReadWrite),
+            (None, None) => return Err(refuse("has no memory to map")),
         };
         let len = bytes.end.saturating_sub(bytes.start);
-        let Some(host) = at.region.memory().part(bytes.start, len) else {
-            return Err(refuse("asks for bytes outside its region"));
+        let Some(host) = memory.part(bytes.start, len) else {
+            return Err(refuse("asks for bytes outside its memory"));
         };
-        let allowed = at.region.may_write(at.peer, at.writable, &bytes);
         if access == Access::ReadWrite && !allowed {
             return Err(refuse("asks to write what another peer writes"));
         }

@@ -40,10 +40,12 @@ use crate::platform::Platform;
 use crate::platform::Resources;
 use crate::resolvers::DeviceContext;
 use crate::resolvers::PciResolvers;
+use crate::virtqueue::QueueMemory;
 use hv_shmem::doorbell::EventFd;
 use portal_boot_abi as abi;
 use portal_boot_abi::BootInfo;
 use portal_boot_abi::RegionInfo;
+use portal_device::Access;
 use portal_resources::DeniedWrites;
 use portal_resources::FixedRegionHandle;
 use portal_resources::PciDevice;
@@ -287,6 +289,8 @@ impl PartitionBuilder {
         let enforced = fixed
             .chain(behind_bars.map(|at| at.writable))
             .any(|writable| writable != Writable::All);
+        let mut storages = self.devices.iter().filter_map(|it| it.storage.as_ref());
+        let enforced = enforced || storages.any(|it| it.access() == Access::ReadOnly);
         if enforced && !hypervisor.capabilities().readonly_memory {
             return Err(VmmError::Missing {
                 name: "KVM_CAP_READONLY_MEM",
@@ -324,7 +328,9 @@ impl PartitionBuilder {
             interrupts: hypervisor.capabilities().irqfd,
             fences: self.sandbox,
         };
-        let resources = Resources::new(hv.clone(), map, paths);
+        let queue_memory = QueueMemory::new(&ram)
+            .ok_or_else(|| self.config("ram", self.ram, "cannot hold rings".to_owned()))?;
+        let resources = Resources::new(hv.clone(), map, paths, queue_memory);
         let mut devices = Vec::new();
         let mut members: Vec<_> = self
             .members
@@ -336,6 +342,7 @@ impl PartitionBuilder {
             members.extend(parts.member.take().map(|member| (Some(index), member)));
             let slot = slots.iter().position(|there| *there == Some(index));
             let mut binding = Binding::new(index, slot.unwrap_or(0), parts);
+            binding.start_flusher(&resources)?;
             firmware::enable(&self.name, index, &mut binding, &mut plan, &resources)?;
             devices.push(binding);
         }

@@ -63,6 +63,14 @@ pub enum VmmError {
         /// Why.
         reason: String,
     },
+    /// A file that cannot be a device's storage.
+    #[error("storage {storage}: {reason}")]
+    Storage {
+        /// Path of the file, or the region that it holds.
+        storage: String,
+        /// Why.
+        reason: String,
+    },
     /// Two things claim the same guest physical addresses.
     #[error("partition {partition:?}: {what} at {gpa:#x}, {len:#x} bytes, overlaps {other}")]
     Overlap {

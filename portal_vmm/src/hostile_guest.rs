@@ -44,6 +44,7 @@ use crate::platform::Paths;
 use crate::platform::Platform;
 use crate::platform::Resources;
 use crate::platform::VcpuPlatform;
+use crate::virtqueue::QueueMemory;
 use evidence::Harness;
 use evidence::Random;
 use hv_shmem::backing::Backing;
@@ -208,7 +209,8 @@ fn guest() -> Guest {
         hv.map(slot, gpa, host, hv_access(part.access)).unwrap();
     }
     let mut plan = map.clone();
-    let resources = Resources::new(hv, map, PATHS);
+    let queue_memory = QueueMemory::new(&ram).unwrap();
+    let resources = Resources::new(hv, map, PATHS, queue_memory);
     let bells = Bells::new();
     for peer in 0..4 {
         bells.add(peer, 2).unwrap();
@@ -236,6 +238,7 @@ fn guest() -> Guest {
                     peer,
                     writable: Writable::Own,
                 }),
+                storage: None,
                 fabric: Some(bells.clone()),
                 member: None,
             },
@@ -537,6 +540,7 @@ fn a_device_that_asks_for_too_much_gets_nothing() {
                 peer: PeerId(1),
                 writable: Writable::Own,
             }),
+            storage: None,
             fabric: None,
             member: None,
         },

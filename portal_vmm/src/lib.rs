@@ -52,6 +52,7 @@
 //! | `partition`, `vcpu_thread`, `watchdog` | its life, its threads, its deadline |
 //! | `platform`, `address_map`, `pci`, `console` | what a guest's accesses meet |
 //! | `binding`, `fabric`, `listener` | effects of devices; doorbells |
+//! | `virtqueue`, `storage`, `flusher` | rings of virtio devices; files in memory, made durable |
 //! | `region`, `region_host`, [`resolvers`] | regions, their members, devices from handles |
 //! | `observer`, `stats` | what an operator sees |
 //! | `sandbox` | what a thread may still do |
@@ -69,6 +70,7 @@ mod device_handle;
 mod error;
 mod fabric;
 mod firmware;
+mod flusher;
 #[cfg(feature = "negative_control")]
 pub mod guard;
 #[cfg(not(feature = "negative_control"))]
@@ -90,7 +92,9 @@ mod region_host;
 pub mod resolvers;
 mod sandbox;
 mod stats;
+mod storage;
 mod vcpu_thread;
+mod virtqueue;
 mod watchdog;
 
 pub use binding::DeviceRegion;
@@ -131,3 +135,4 @@ pub use sandbox::Sandbox;
 pub use stats::DeviceStats;
 pub use stats::PartitionStats;
 pub use stats::VcpuStats;
+pub use storage::Storage;

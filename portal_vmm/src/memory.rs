@@ -19,6 +19,7 @@ use rustix::mm::ProtFlags;
 use std::any::Any;
 use std::ffi::c_void;
 use std::io;
+use std::os::fd::AsFd;
 use std::ptr::null_mut;
 use std::sync::Arc;
 
@@ -67,33 +68,8 @@ impl HostMemory {
             bytes,
             source,
         };
-        let len = usize::try_from(bytes)
-            .ok()
-            .filter(|len| *len > 0)
-            .ok_or_else(|| fail(io::Error::from(io::ErrorKind::InvalidInput)))?;
-        // Reserve a range with slack, then map over its aligned part.
-        let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { PAGE } as usize;
-        let room = len
-            .checked_add(align)
-            .ok_or_else(|| fail(io::Error::from(io::ErrorKind::InvalidInput)))?;
-        // SAFETY: a new private mapping at an address of the kernel's choice.
-        let start = unsafe {
-            rustix::mm::mmap_anonymous(
-                null_mut(),
-                room,
-                ProtFlags::empty(),
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            )
-        }
-        .map_err(|errno| fail(errno.into()))?;
-        let skip = start.addr().next_multiple_of(align) - start.addr();
-        let base = start.wrapping_byte_add(skip);
-        // From here on `Drop` gives the reservation back.
-        let memory = Self {
-            base,
-            len,
-            mapped: (start, room),
-        };
+        let memory = Self::reserve(bytes).map_err(fail)?;
+        let (base, len) = (memory.base, memory.len);
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         let done = match backing {
             // SAFETY: replaces pages of our own reservation, which nobody uses yet.
@@ -130,10 +106,66 @@ impl HostMemory {
         Ok(Arc::new(memory))
     }
 
+    /// The whole of a file, shared with everybody else who maps it. Stores are
+    /// not possible without `writable`.
+    ///
+    /// # Errors
+    /// [`VmmError::Memory`] with what the kernel says.
+    pub(crate) fn of_file(
+        what: &str,
+        file: impl AsFd,
+        bytes: u64,
+        writable: bool,
+    ) -> Result<Arc<Self>, VmmError> {
+        let fail = |source: io::Error| VmmError::Memory {
+            what: what.to_owned(),
+            bytes,
+            source,
+        };
+        let memory = Self::reserve(bytes).map_err(fail)?;
+        let prot = if writable {
+            ProtFlags::READ | ProtFlags::WRITE
+        } else {
+            ProtFlags::READ
+        };
+        let flags = MapFlags::SHARED | MapFlags::FIXED;
+        // SAFETY: replaces pages of our own reservation, which nobody uses yet.
+        unsafe { rustix::mm::mmap(memory.base, memory.len, prot, flags, file, 0) }
+            .map_err(|errno| fail(errno.into()))?;
+        Ok(Arc::new(memory))
+    }
+
+    /// Addresses for `bytes`, aligned for the largest pages that fit, with nothing
+    /// behind them yet. Dropping gives them back.
+    fn reserve(bytes: u64) -> io::Result<Self> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+        let len = usize::try_from(bytes).ok().filter(|len| *len > 0);
+        let len = len.ok_or_else(invalid)?;
+        // With slack, to map over its aligned part.
+        let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { PAGE } as usize;
+        let room = len.checked_add(align).ok_or_else(invalid)?;
+        // SAFETY: a new private mapping at an address of the kernel's choice.
+        let start = unsafe {
+            rustix::mm::mmap_anonymous(
+                null_mut(),
+                room,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        let skip = start.addr().next_multiple_of(align) - start.addr();
+        Ok(Self {
+            base: start.wrapping_byte_add(skip),
+            len,
+            mapped: (start, room),
+        })
+    }
+
     /// The whole mapping.
     pub fn range(self: &Arc<Self>) -> HostRange {
         HostRange {
-            // SAFETY: mapped read-write for as long as `owner` lives; page-aligned.
+            // SAFETY: mapped for as long as `owner` lives; page-aligned. What is
+            // mapped read-only is given to guests as such and written by nobody here.
             mem: unsafe { RawMem::new(self.base.cast(), self.len as u64) },
             _owner: self.clone(),
         }

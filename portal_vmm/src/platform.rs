@@ -32,6 +32,7 @@ use crate::pci::PortAccess;
 use crate::region::RegionAttachment;
 use crate::stats::Counters;
 use crate::stats::count;
+use crate::virtqueue::QueueMemory;
 use portal_boot_abi as abi;
 use portal_device::Access;
 use portal_device::Input;
@@ -47,6 +48,8 @@ pub(crate) struct Resources {
     pub(crate) hv: Arc<dyn HvPartition>,
     map: RwLock<AddressMap>,
     pub(crate) paths: Paths,
+    /// Guest RAM, for the rings of virtio devices.
+    pub(crate) queue_memory: QueueMemory,
     /// The partition, once it is built.
     pub(crate) owner: Owner,
     /// Devices that assert each INTx input of the interrupt controller.
@@ -74,9 +77,15 @@ pub(crate) fn intx_input(slot: usize) -> u32 {
 }
 
 impl Resources {
-    pub(crate) fn new(hv: Arc<dyn HvPartition>, map: AddressMap, paths: Paths) -> Self {
+    pub(crate) fn new(
+        hv: Arc<dyn HvPartition>,
+        map: AddressMap,
+        paths: Paths,
+        queue_memory: QueueMemory,
+    ) -> Self {
         Self {
             hv,
+            queue_memory,
             map: RwLock::new(map),
             paths,
             owner: Owner::default(),

@@ -7,6 +7,7 @@
 use crate::Member;
 use crate::RegionHost;
 use crate::ResolvedDevice;
+use crate::Storage;
 use crate::Writable;
 use crate::binding::DeviceRegion;
 use crate::region_host::Join;
@@ -19,14 +20,20 @@ use portal_ivshmem::IvshmemV1Config;
 use portal_ivshmem::IvshmemV2;
 use portal_ivshmem::IvshmemV2Config;
 use portal_ivshmem::Window;
+use portal_pmem::VirtioPmem;
+use portal_pmem::VirtioPmemConfig;
 use portal_resources::DeniedWrites;
 use portal_resources::GuestAccess;
 use portal_resources::IvshmemV1Handle;
 use portal_resources::IvshmemV2Handle;
 use portal_resources::Mapping;
 use portal_resources::PciDevice;
+use portal_resources::PmemSource;
 use portal_resources::Registry;
 use portal_resources::ResolveError;
+use portal_resources::VirtioPmemHandle;
+use portal_virtio_pci::About;
+use portal_virtio_pci::VirtioPci;
 
 /// What a resolver of a PCI device is given.
 #[derive(Clone, Debug)]
@@ -48,12 +55,18 @@ pub fn standard() -> Result<PciResolvers, ResolveError> {
     let mut resolvers = PciResolvers::new();
     resolvers.register(ivshmem_v1)?;
     resolvers.register(ivshmem_v2)?;
+    resolvers.register(virtio_pmem)?;
     Ok(resolvers)
 }
 
 fn failed<E: std::error::Error + Send + Sync + 'static>(error: E) -> ResolveError {
     ResolveError::Failed(Box::new(error))
 }
+
+/// PCI class of virtio-pmem: a memory controller of no kind that PCI names.
+const PMEM_CLASS: u32 = 0x05_80_00;
+/// Entries of its queue: more flushes than a guest has vCPUs to wait for them.
+const PMEM_QUEUE: u16 = 256;
 
 /// What a partition that only reads asks for.
 const READER: Rights = Rights::READ.and(Rights::RING);
@@ -143,6 +156,45 @@ fn ivshmem_v2(
     Ok(in_region(name, device, handle.slot, writable, member))
 }
 
+/// A file, or a region whole, as persistent memory.
+fn virtio_pmem(
+    handle: VirtioPmemHandle,
+    context: &mut DeviceContext,
+) -> Result<ResolvedDevice, ResolveError> {
+    let source = handle.check()?;
+    let (access, rights) = match handle.access {
+        GuestAccess::ReadWrite => (Access::ReadWrite, Rights::ALL),
+        GuestAccess::ReadOnly => (Access::ReadOnly, READER),
+    };
+    let (storage, member) = match source {
+        PmemSource::File(path) => (Storage::open(&path, access).map_err(failed)?, None),
+        PmemSource::Region(region) => {
+            let member = context.join(region.as_str(), handle.peer, 0, rights)?;
+            let storage = Storage::of_region(member.region(), access).map_err(failed)?;
+            (storage, Some(member))
+        }
+    };
+    let size = storage.size();
+    let pmem = VirtioPmem::new(VirtioPmemConfig { size, access }).map_err(failed)?;
+    let about = About {
+        id: portal_pmem::DEVICE_ID,
+        class: PMEM_CLASS,
+        features: pmem.features(),
+        queues: vec![PMEM_QUEUE],
+        config_len: portal_pmem::CONFIG_LEN,
+        memory: size,
+    };
+    Ok(ResolvedDevice {
+        name: format!("pmem:{}", storage.name()),
+        device: Box::new(VirtioPci::new(pmem, about).map_err(failed)?),
+        slot: handle.slot,
+        region: None,
+        storage: Some(storage),
+        fabric: None,
+        member,
+    })
+}
+
 /// A device that is a member of a region.
 fn in_region(
     name: String,
@@ -160,6 +212,7 @@ fn in_region(
             peer: member.peer(),
             writable,
         }),
+        storage: None,
         fabric: Some(member.fabric()),
         member: Some(member),
     }

@@ -336,6 +336,7 @@ fn tally(handle: TallyHandle, context: &mut DeviceContext) -> Result<ResolvedDev
         }),
         slot: Some(5),
         region: None,
+        storage: None,
         fabric: None,
         member: None,
     })

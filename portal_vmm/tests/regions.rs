@@ -216,6 +216,7 @@ fn ivshmem(region: &Arc<SharedRegion>, peer: u16, bells: &Arc<Bells>) -> Resolve
             peer,
             writable: writable(region),
         }),
+        storage: None,
         fabric: Some(bells.clone()),
         member: None,
     }

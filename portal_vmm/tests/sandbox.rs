@@ -146,6 +146,7 @@ fn run(sandbox: Sandbox) -> Option<Attempts> {
             device: Box::new(burglar),
             slot: None,
             region: None,
+            storage: None,
             fabric: None,
             member: None,
         })

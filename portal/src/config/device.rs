@@ -9,9 +9,10 @@ use super::source::Flaw;
 use portal_resources::DeniedWrites;
 use portal_resources::GuestAccess;
 use portal_resources::Mapping;
+use std::path::PathBuf;
 
 /// The kinds of devices.
-const KINDS: [&str; 3] = ["ivshmem", "ivshmem2", "fixed"];
+const KINDS: [&str; 4] = ["ivshmem", "ivshmem2", "pmem", "fixed"];
 /// Most vectors of an ivshmem device: MSI-X allows 2048, the Windows driver 64.
 const VECTORS_MAX: u64 = 64;
 /// Fewest vectors of ivshmem v1: the agents ring for rings on 0 and for doorbell
@@ -25,21 +26,22 @@ pub(super) fn device(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option
         let hint = format!("write kind = one of \"{}\"", KINDS.join("\", \""));
         flaws.push(table.missing("kind", &hint));
     }
+    // Which keys there are depends on the kind.
+    let kind = kind?;
     let region = table.string("region", flaws);
-    if region.is_none() && !table.has("region") {
+    if kind.value != "pmem" && region.is_none() && !table.has("region") {
         flaws.push(table.missing("region", "name the region: region = \"shared\""));
     }
-    // Which keys there are depends on the kind.
-    let place = match kind?.value.as_str() {
+    let place = match kind.value.as_str() {
+        "pmem" => pmem(&mut table, region.is_some(), flaws),
         "fixed" => fixed(&mut table, flaws),
         "ivshmem2" => Some(ivshmem2(&mut table, flaws)),
         _ => Some(ivshmem(&mut table, flaws)),
     };
     table.finish(flaws);
-    Some(Device {
-        region: region?,
-        place: place?,
-    })
+    let place = place?;
+    let complete = region.is_some() || matches!(place, Place::Pmem { .. });
+    complete.then_some(Device { region, place })
 }
 
 fn fixed(table: &mut Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Place> {
@@ -74,6 +76,28 @@ fn ivshmem2(table: &mut Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Place {
         one_shot: table.flag("one_shot", flaws).is_some_and(|it| it.value),
         denied_writes: denied_writes(table, DeniedWrites::Drop, flaws),
     }
+}
+
+/// A region is named outside; here is the other thing that it can be.
+fn pmem(table: &mut Reader<'_, '_>, has_region: bool, flaws: &mut Vec<Flaw>) -> Option<Place> {
+    let path = table.string("path", flaws);
+    let access = access(table, flaws);
+    match &path {
+        Some(path) if has_region => {
+            flaws.push(path.flaw("a pmem device shows a region or a file, not both"));
+            return None;
+        }
+        None if !has_region && !table.has("path") && !table.has("region") => {
+            let hint = "name a region, or a file: path = \"disk.img\"";
+            flaws.push(table.missing("region", hint));
+            return None;
+        }
+        _ => {}
+    }
+    Some(Place::Pmem {
+        path: path.map(|path| path.map(PathBuf::from)),
+        access,
+    })
 }
 
 fn mapping(table: &mut Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Mapping {

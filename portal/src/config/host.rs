@@ -5,11 +5,16 @@ use super::Backing;
 use super::Config;
 use super::Guest;
 use super::Partition;
+use super::Place;
 use super::schema::bytes;
 use super::source::Flaw;
 use super::source::Located;
 use std::path::Path;
 use std::path::PathBuf;
+
+/// Length of a file for a pmem device is a multiple of this: the pages that Linux
+/// maps DAX with.
+const PMEM_ALIGN: u64 = 2 << 20;
 
 /// Checks files, relative to `folder`, and memory.
 pub(crate) fn check(config: &Config, folder: &Path) -> Vec<Flaw> {
@@ -28,6 +33,14 @@ pub(crate) fn check(config: &Config, folder: &Path) -> Vec<Flaw> {
         }
     }
     for partition in &config.partitions {
+        for device in &partition.devices {
+            if let Place::Pmem {
+                path: Some(path), ..
+            } = &device.place
+            {
+                pmem(folder, path, &mut flaws);
+            }
+        }
         if let Guest::Linux { kernel, initrd, .. } = &partition.guest {
             linux(folder, partition, kernel, initrd.as_ref(), &mut flaws);
         }
@@ -57,6 +70,26 @@ pub(crate) fn check(config: &Config, folder: &Path) -> Vec<Flaw> {
     }
     memory(config, &mut flaws);
     flaws
+}
+
+/// A file that a guest is to map with pages of 2 MiB.
+fn pmem(folder: &Path, path: &Located<PathBuf>, flaws: &mut Vec<Flaw>) {
+    let hint = "make it with: truncate --size 64M PATH".to_owned();
+    let Some(size) = file(folder, path, hint, flaws) else {
+        return;
+    };
+    if size == 0 || !size.is_multiple_of(PMEM_ALIGN) {
+        let up = size.max(1).next_multiple_of(PMEM_ALIGN);
+        flaws.push(
+            path.flaw(format!(
+                "{} has {}, not a multiple of {}",
+                path.value.display(),
+                bytes(size),
+                bytes(PMEM_ALIGN)
+            ))
+            .hint(format!("make it longer: truncate --size {up} PATH")),
+        );
+    }
 }
 
 /// What can be seen from outside: files that are there, and RAM for both.

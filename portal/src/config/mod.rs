@@ -85,7 +85,7 @@ impl Partition {
         let fixed = |d: &&Device| matches!(d.place, Place::Fixed { .. });
         let mut devices = self.devices.iter();
         let first = devices.clone().find(behind).or_else(|| devices.find(fixed));
-        first.map(|d| d.region.value.as_str())
+        first?.region.as_ref().map(|region| region.value.as_str())
     }
 }
 
@@ -153,11 +153,11 @@ pub(crate) enum TaskKind {
     },
 }
 
-/// `[[partition.device]]`: a way in which a partition gets at a region.
+/// `[[partition.device]]`: a way in which a partition gets at a region or a file.
 #[derive(Debug, Clone)]
 pub(crate) struct Device {
-    /// The region's name.
-    pub region: Located<String>,
+    /// The region's name; `None` for a file.
+    pub region: Option<Located<String>>,
     /// How it appears to the guest.
     pub place: Place,
 }
@@ -184,6 +184,13 @@ pub(crate) enum Place {
         one_shot: bool,
         /// What any other store of the guest comes to.
         denied_writes: DeniedWrites,
+    },
+    /// As a virtio-pmem device, whole.
+    Pmem {
+        /// A file of the user's own instead of a region.
+        path: Option<Located<PathBuf>>,
+        /// Whether the guest may write.
+        access: GuestAccess,
     },
     /// At a guest physical address, told by the boot information.
     Fixed {

@@ -18,6 +18,7 @@ use hv_shmem::layout::LayoutError;
 use hv_shmem::layout::RegionSpec;
 use hv_shmem::name::Name;
 use portal_boot_abi as abi;
+use portal_resources::GuestAccess;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -85,20 +86,24 @@ fn devices(config: &Config, partition: &Partition, flaws: &mut Vec<Flaw>) {
     let mut seen = HashMap::new();
     let mut fixed = 0;
     for device in &partition.devices {
-        if region_named(config, &device.region.value).is_none() {
+        let Some(region) = &device.region else {
+            continue;
+        };
+        if region_named(config, &region.value).is_none() {
             let known = config
                 .regions
                 .iter()
                 .map(|r| r.name.value.as_str())
                 .collect();
-            flaws.push(unknown(&device.region, "region", known));
+            flaws.push(unknown(region, "region", known));
         }
-        if seen.insert(device.region.value.as_str(), ()).is_some() {
-            flaws.push(device.region.flaw(format!(
+        if seen.insert(region.value.as_str(), ()).is_some() {
+            flaws.push(region.flaw(format!(
                 "partition {:?} has region {:?} already",
-                partition.name.value, device.region.value
+                partition.name.value, region.value
             )));
         }
+        pmem(config, device, region, flaws);
         if let Place::Fixed { gpa, .. } = &device.place {
             fixed += 1;
             if fixed > abi::MAX_REGIONS {
@@ -111,12 +116,35 @@ fn devices(config: &Config, partition: &Partition, flaws: &mut Vec<Flaw>) {
     }
 }
 
+/// A pmem device maps a region as one, with one right.
+fn pmem(config: &Config, device: &Device, name: &Located<String>, flaws: &mut Vec<Flaw>) {
+    let Place::Pmem { access, .. } = &device.place else {
+        return;
+    };
+    let Some(region) = region_named(config, &name.value) else {
+        return;
+    };
+    if *access == GuestAccess::ReadWrite && !matches!(region.backing, Backing::File(_)) {
+        flaws.push(
+            name.flaw(format!(
+                "sections of region {:?} are enforced; a pmem device that writes maps it as one",
+                name.value
+            ))
+            .hint("give the region backing = \"file\", or the device access = \"ro\""),
+        );
+    }
+}
+
 fn addresses(config: &Config, partition: &Partition, flaws: &mut Vec<Flaw>) {
     let mut taken: Vec<(Range<u64>, String)> = Vec::new();
     for device in &partition.devices {
-        let (Place::Fixed { gpa, .. }, Some(region)) =
-            (&device.place, region_named(config, &device.region.value))
-        else {
+        let (Place::Fixed { gpa, .. }, Some(region)) = (
+            &device.place,
+            device
+                .region
+                .as_ref()
+                .and_then(|it| region_named(config, &it.value)),
+        ) else {
             continue;
         };
         let size = region.size.value;
@@ -268,7 +296,8 @@ fn peer_slots(config: &Config, region: &Region, flaws: &mut Vec<Flaw>) {
         .partitions
         .iter()
         .flat_map(|p| &p.devices)
-        .filter(|d| d.region.value == region.name.value)
+        .filter_map(|d| d.region.as_ref())
+        .filter(|used| used.value == region.name.value)
         .count() as u64;
     // Slot 0 is the host's.
     let needed = users + 1;

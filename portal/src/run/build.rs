@@ -28,6 +28,7 @@ use portal_resources::Mapping;
 use portal_resources::PciDevice;
 use portal_resources::RegionHandle;
 use portal_resources::Resource;
+use portal_resources::VirtioPmemHandle;
 use portal_vmm::Console;
 use portal_vmm::DeniedWrite;
 use portal_vmm::Image;
@@ -179,7 +180,7 @@ fn assemble(
     let mut agent = None;
     let mut members = Vec::new();
     for device in &config.devices {
-        let region = device.region.value.as_str();
+        let region = device.region.as_ref().map_or("", |it| it.value.as_str());
         let peer = match &device.place {
             Place::Ivshmem {
                 vectors,
@@ -209,6 +210,16 @@ fn assemble(
                     one_shot: *one_shot,
                     denied_writes: *denied_writes,
                     ..IvshmemV2Handle::new(region)
+                };
+                builder = builder.device(resolve(&handle, region, name, regions)?);
+                None
+            }
+            Place::Pmem { path, access } => {
+                let handle = VirtioPmemHandle {
+                    path: path.as_ref().map(|path| folder.join(&path.value)),
+                    region: device.region.as_ref().map(|it| it.value.clone()),
+                    access: *access,
+                    ..VirtioPmemHandle::default()
                 };
                 builder = builder.device(resolve(&handle, region, name, regions)?);
                 None

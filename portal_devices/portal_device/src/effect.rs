@@ -162,6 +162,33 @@ pub enum Effect {
         /// Its vector.
         vector: u16,
     },
+    /// Work on a virtqueue: its driver has set it up.
+    QueueStart {
+        /// Queue index.
+        queue: u16,
+        /// Entries, a power of two.
+        size: u16,
+        /// Guest physical address of the descriptor table.
+        descriptors: u64,
+        /// Guest physical address of the driver's (available) ring.
+        driver: u64,
+        /// Guest physical address of the device's (used) ring.
+        device: u64,
+        /// Go on where the device's ring ends, for a queue of a restored device;
+        /// else begin with the first entry.
+        resume: bool,
+    },
+    /// Undo [`Effect::QueueStart`]: requests that came off it are not returned.
+    QueueStop {
+        /// Queue index.
+        queue: u16,
+    },
+    /// Give what is in the driver's ring to the device, each as
+    /// [`crate::Input::Request`], at most as many as the queue has entries.
+    QueueKick {
+        /// Queue index.
+        queue: u16,
+    },
     /// Write the own entry of the region's state table (ivshmem v2).
     PublishState {
         /// The new state.
@@ -178,7 +205,8 @@ pub enum Effect {
         len: u64,
     },
     /// Finish a virtqueue request: write `len` bytes of `answer`
-    /// (little-endian) to the guest and return the chain.
+    /// (little-endian) to the guest and return the chain; then
+    /// [`crate::Input::QueueUsed`].
     Complete {
         /// Queue index.
         queue: u16,

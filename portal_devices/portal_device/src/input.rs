@@ -66,6 +66,22 @@ pub enum Input {
         /// Bytes that the device may write.
         writable: u32,
     },
+    /// A request of this queue was given back to the guest, who wants to know.
+    QueueUsed {
+        /// Queue index.
+        queue: u16,
+    },
+    /// The guest has made a ring that cannot be walked. The binding has stopped
+    /// working on the queue.
+    QueueBroken {
+        /// Queue index.
+        queue: u16,
+    },
+    /// Where the device's shared memory is from now on; told by its transport.
+    MemoryAt {
+        /// Guest physical address of the first byte; `None` while it is nowhere.
+        gpa: Option<u64>,
+    },
     /// A [`crate::Effect::Flush`] ended.
     Flushed {
         /// The token of the effect.

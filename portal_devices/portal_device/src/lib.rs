@@ -21,6 +21,7 @@
 mod bar;
 mod counter;
 mod effect;
+pub mod guard;
 mod input;
 pub mod inspect;
 pub mod saved;

@@ -10,10 +10,6 @@
 //! (MSI-X). Distrusted: the guest. Left out: the register file.
 
 use crate::guard::Guard;
-use crate::guard::stands;
-use crate::pci::ConfigSpace;
-use crate::pci::Msix;
-use crate::pci::natural;
 use crate::peers::Peers;
 use crate::window::DeniedWrite;
 use crate::window::Window;
@@ -22,6 +18,10 @@ use portal_device::Effect;
 use portal_device::Effects;
 use portal_device::Msi;
 use portal_device::StopReason;
+use portal_device::guard::stands;
+use portal_pci::ConfigSpace;
+use portal_pci::Msix;
+use portal_pci::natural;
 
 /// BAR indices.
 pub(crate) const REGISTERS: u8 = 0;

@@ -6,8 +6,6 @@
 //! * [`v2`]: the region's own layout as the guest sees it, after Jailhouse's
 //!   draft: a PCI function 110A:4106 with sections, a state table and a state
 //!   register, one-shot interrupts.
-//! * [`pci`]: the parts that any such function has: type-0 configuration space
-//!   and the MSI-X table.
 //!
 //! Specifications: QEMU's device specification for ivshmem (register file and
 //! ids), PCI Local Bus 3.0 chapter 6 (configuration space, BARs, MSI-X 6.8.2).
@@ -18,15 +16,11 @@
 //!
 //! Left out: what is in the region, how events travel, threads and descriptors.
 
-pub mod pci;
 pub mod v1;
 pub mod v2;
 
 mod function;
-#[cfg(feature = "negative_control")]
 pub mod guard;
-#[cfg(not(feature = "negative_control"))]
-mod guard;
 mod peers;
 mod view;
 mod window;

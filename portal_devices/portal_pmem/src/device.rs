@@ -8,7 +8,6 @@ use crate::FEATURE_SHMEM_REGION;
 use crate::FLUSH;
 use crate::MOST_REQUESTS;
 use crate::guard::Guard;
-use crate::guard::stands;
 use crate::saved;
 use portal_device::Access;
 use portal_device::BarInfo;
@@ -20,19 +19,18 @@ use portal_device::Input;
 use portal_device::RestoreError;
 use portal_device::Saved;
 use portal_device::SavedState;
+use portal_device::guard::stands;
 use portal_device::inspect::Hex;
 use portal_device::inspect::Node;
 
 /// Bytes of a request type, and of an answer.
 const WORD: u32 = 4;
-/// Guest physical addresses end here: 52 bits, the most that x86-64 has.
-const GPA_END: u64 = 1 << 52;
+/// Most bytes: half of the 52 bits of address that x86-64 has at most.
+const MOST: u64 = 1 << 51;
 
 /// What a virtio-pmem device is made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VirtioPmemConfig {
-    /// Guest physical address of the memory; a multiple of [`ALIGNMENT`].
-    pub start: u64,
     /// Its size in bytes; a multiple of [`ALIGNMENT`].
     pub size: u64,
     /// What this partition may do there. With [`Access::ReadOnly`] a flush has
@@ -64,6 +62,10 @@ struct Running {
 pub struct VirtioPmem {
     pub(crate) config: VirtioPmemConfig,
     attached: bool,
+    /// Where the transport says that the memory is.
+    place: Option<u64>,
+    /// Where the binding has been told to map it.
+    mapped: Option<u64>,
     running: Option<Running>,
     /// Requests that wait for the flush after the running one.
     next: Vec<u32>,
@@ -76,17 +78,15 @@ pub struct VirtioPmem {
 impl VirtioPmem {
     /// A device with nothing to do, detached.
     pub fn new(config: VirtioPmemConfig) -> Result<Self, ConfigError> {
-        let VirtioPmemConfig { start, size, .. } = config;
-        if start == 0 || !start.is_multiple_of(ALIGNMENT) || start >= GPA_END {
-            return Err(ConfigError::Start { value: start });
-        }
-        let limit = GPA_END - start;
+        let (size, limit) = (config.size, MOST);
         if size == 0 || !size.is_multiple_of(ALIGNMENT) || size > limit {
             return Err(ConfigError::Size { value: size, limit });
         }
         Ok(VirtioPmem {
             config,
             attached: false,
+            place: None,
+            mapped: None,
             running: None,
             next: Vec::new(),
             last_token: 0,
@@ -108,7 +108,7 @@ impl VirtioPmem {
     fn config_read(&mut self, offset: u16, len: u8, effects: &mut Effects) {
         let mut bytes = [0u8; 16];
         let (start, size) = bytes.split_at_mut(8);
-        start.copy_from_slice(&self.config.start.to_le_bytes());
+        start.copy_from_slice(&self.place.unwrap_or(0).to_le_bytes());
         size.copy_from_slice(&self.config.size.to_le_bytes());
         let mut value = [0u8; 8];
         let from = bytes.iter().skip(offset.into()).take(len.min(8).into());
@@ -217,41 +217,58 @@ impl VirtioPmem {
         }
     }
 
-    fn attach(&mut self, effects: &mut Effects) {
-        if self.attached {
+    /// Brings the mapping to where the memory is.
+    fn sync(&mut self, effects: &mut Effects) {
+        let wanted = self.place.filter(|_| self.attached);
+        if self.mapped == wanted {
             return;
         }
-        self.attached = true;
-        // A flush of the binding before this one will not be heard of.
-        self.running = None;
-        let VirtioPmemConfig {
-            start,
-            size,
-            access,
-        } = self.config;
-        effects.push(Effect::Map {
-            bar: 0,
-            gpa: start,
-            offset: 0,
-            len: size,
-            access,
-        });
+        let VirtioPmemConfig { size, access } = self.config;
+        if let Some(gpa) = self.mapped {
+            effects.push(Effect::Unmap {
+                bar: 0,
+                gpa,
+                offset: 0,
+                len: size,
+            });
+        }
+        if let Some(gpa) = wanted {
+            effects.push(Effect::Map {
+                bar: 0,
+                gpa,
+                offset: 0,
+                len: size,
+                access,
+            });
+        }
+        self.mapped = wanted;
+    }
+
+    /// An address that cannot be is nowhere.
+    fn memory_at(&mut self, gpa: Option<u64>, effects: &mut Effects) {
+        self.place = gpa.filter(|gpa| *gpa > 0 && gpa.is_multiple_of(ALIGNMENT));
+        if self.place != gpa {
+            self.counters.unexpected.bump();
+        }
+        self.sync(effects);
+    }
+
+    fn attach(&mut self, effects: &mut Effects) {
+        if !self.attached {
+            self.attached = true;
+            // A flush of the binding before this one will not be heard of.
+            self.running = None;
+            self.sync(effects);
+        }
     }
 
     fn detach(&mut self, effects: &mut Effects) {
-        if !self.attached {
-            return;
+        if self.attached {
+            self.attached = false;
+            self.forget_requests();
+            self.running = None;
+            self.sync(effects);
         }
-        self.attached = false;
-        self.forget_requests();
-        self.running = None;
-        let VirtioPmemConfig { start, size, .. } = self.config;
-        effects.push(Effect::Unmap {
-            bar: 0,
-            gpa: start,
-            offset: 0,
-            len: size,
-        });
     }
 
     fn request(&mut self, input: Input, effects: &mut Effects) {
@@ -295,6 +312,7 @@ impl Device for VirtioPmem {
             }
             Input::Attach => self.attach(effects),
             Input::Detach => self.detach(effects),
+            Input::MemoryAt { gpa } => self.memory_at(gpa, effects),
             Input::Reset => {
                 self.counters.resets.bump();
                 self.forget_requests();
@@ -330,10 +348,10 @@ impl Device for VirtioPmem {
         self.counters(&mut |name, count| counters.push(name, count));
         Node::new()
             .with("device", "virtio-pmem")
-            .with("start", Hex(self.config.start))
+            .with("start", self.place.map(Hex))
             .with("size", Hex(self.config.size))
             .with("read_only", self.config.access == Access::ReadOnly)
-            .with("mapped", self.attached)
+            .with("mapped", self.mapped.is_some())
             .with("flushing", self.running.is_some())
             .with("waiting", self.outstanding() as u64)
             .with("failed", self.failed)

@@ -8,11 +8,19 @@
 //!
 //! Left out: the virtio transport, the ring, `fdatasync` itself.
 //!
+//! # Memory
+//!
+//! The transport says where the memory is ([`Input::MemoryAt`]); the device has it
+//! mapped there. A transport that knows no shared memory says so once, at the
+//! beginning.
+//!
+//! [`Input::MemoryAt`]: portal_device::Input::MemoryAt
+//!
 //! # Configuration (device-specific, little-endian, read-only)
 //!
 //! | offset | width | what |
 //! |---|---|---|
-//! | 0 | 8 | guest physical address of the memory, bytes |
+//! | 0 | 8 | guest physical address of the memory, 0 while it is nowhere |
 //! | 8 | 8 | its size, bytes |
 //!
 //! Both are given whether or not the driver takes [`FEATURE_SHMEM_REGION`]:
@@ -56,10 +64,12 @@
 //! use portal_pmem::{VirtioPmem, VirtioPmemConfig};
 //!
 //! # fn main() -> Result<(), portal_pmem::ConfigError> {
-//! let (start, size) = (0x10_0000_0000, 64 << 20);
-//! let mut device = VirtioPmem::new(VirtioPmemConfig { start, size, access: Access::ReadWrite })?;
+//! let size = 64 << 20;
+//! let mut device = VirtioPmem::new(VirtioPmemConfig { size, access: Access::ReadWrite })?;
 //! let mut effects = Effects::new();
 //! device.step(Input::Attach, &mut effects);
+//! // The transport has a place for the memory.
+//! device.step(Input::MemoryAt { gpa: Some(0x10_0000_0000) }, &mut effects);
 //! effects.clear();
 //! let flush = Input::Request { queue: 0, token: 7, head: 0, readable: 4, writable: 4 };
 //! device.step(flush, &mut effects);
@@ -73,17 +83,16 @@
 //! ```
 
 mod device;
-#[cfg(feature = "negative_control")]
 pub mod guard;
-#[cfg(not(feature = "negative_control"))]
-mod guard;
 mod saved;
 
 pub use device::VirtioPmem;
 pub use device::VirtioPmemConfig;
 
 /// virtio device id.
-pub const DEVICE_ID: u32 = 27;
+pub const DEVICE_ID: u16 = 27;
+/// Bytes of the device-specific configuration.
+pub const CONFIG_LEN: u64 = 16;
 /// Feature bit 0, `VIRTIO_PMEM_F_SHMEM_REGION`: the memory is shared-memory
 /// region 0 of the transport.
 pub const FEATURE_SHMEM_REGION: u64 = 1 << 0;
@@ -104,18 +113,12 @@ pub const FAILED: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// An address that cannot be.
-    #[error("start is {value:#x}, it has to be a multiple of {ALIGNMENT:#x} and not 0")]
-    Start {
-        /// The address.
-        value: u64,
-    },
     /// A size that cannot be.
     #[error("size is {value:#x}, it has to be a multiple of {ALIGNMENT:#x} up to {limit:#x}")]
     Size {
         /// The size, bytes.
         value: u64,
-        /// The most that fits behind `start`, bytes.
+        /// The most, bytes.
         limit: u64,
     },
 }

@@ -6,10 +6,9 @@
 //!
 //! | offset | width | what |
 //! |---|---|---|
-//! | 0 | 8 | start, bytes (compared) |
-//! | 8 | 8 | size, bytes (compared) |
-//! | 16 | 1 | read-only (compared) |
-//! | 17 | 1 | a flush has failed |
+//! | 0 | 8 | size, bytes (compared) |
+//! | 8 | 1 | read-only (compared) |
+//! | 9 | 1 | a flush has failed |
 
 use crate::VirtioPmem;
 use portal_device::Access;
@@ -23,7 +22,6 @@ const VERSION: u32 = 1;
 
 pub(crate) fn save(device: &VirtioPmem) -> SavedState {
     let mut to = Writer::new();
-    to.u64(device.config.start);
     to.u64(device.config.size);
     to.flag(device.config.access == Access::ReadOnly);
     to.flag(device.failed);
@@ -33,8 +31,6 @@ pub(crate) fn save(device: &VirtioPmem) -> SavedState {
 /// Whether a flush had failed.
 pub(crate) fn read(device: &VirtioPmem, saved: &SavedState) -> Result<bool, RestoreError> {
     let mut from = saved.open(TAG, VERSION)?;
-    let start = from.u64("start")?;
-    from.same("start", start, device.config.start)?;
     let size = from.u64("size")?;
     from.same("size", size, device.config.size)?;
     let read_only = from.flag("read-only")?;

@@ -10,6 +10,7 @@ use hv_shmem::name::Name;
 use serde::Deserialize;
 use serde::Serialize;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 /// Vectors of a device that says nothing about it: the two that a ring pair
 /// needs, and as many to spare.
@@ -207,6 +208,76 @@ impl IvshmemV2Handle {
     }
 }
 
+/// Persistent memory: a file, or a region whole, as a virtio-pmem device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VirtioPmemHandle {
+    /// Path of a file that exists; a multiple of 2 MiB long. This or `region`.
+    #[serde(default)]
+    pub path: Option<PathBuf>,
+    /// Name of the region. This or `path`.
+    #[serde(default)]
+    pub region: Option<String>,
+    /// What the guest may do there.
+    #[serde(default)]
+    pub access: GuestAccess,
+    /// PCI device number, 1 to 31; the next free one when absent.
+    #[serde(default)]
+    pub slot: Option<u8>,
+    /// Peer id to ask for in the region; any when absent.
+    #[serde(default)]
+    pub peer: Option<u16>,
+}
+
+/// What a virtio-pmem device shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PmemSource {
+    /// The file at this path.
+    File(PathBuf),
+    /// The region of this name.
+    Region(Name),
+}
+
+impl HandleOf<PciDevice> for VirtioPmemHandle {
+    const ID: &'static str = "virtio-pmem";
+}
+
+impl VirtioPmemHandle {
+    /// A file, read-write, in any slot.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        VirtioPmemHandle {
+            path: Some(path.into()),
+            ..Self::default()
+        }
+    }
+
+    /// A region, read-write, in any slot, with any peer id.
+    pub fn region(name: impl Into<String>) -> Self {
+        VirtioPmemHandle {
+            region: Some(name.into()),
+            ..Self::default()
+        }
+    }
+
+    /// Checks every value; returns what is to be shown.
+    ///
+    /// # Errors
+    /// [`Invalid`] names key, value and limit.
+    pub fn check(&self) -> Result<PmemSource, Invalid> {
+        slot(self.slot)?;
+        peer(self.peer)?;
+        match (&self.path, &self.region) {
+            (Some(path), None) => Ok(PmemSource::File(path.clone())),
+            (None, Some(name)) => region(name).map(PmemSource::Region),
+            (None, None) => Err(Invalid::new("path", "absent", "it or region is needed")),
+            (Some(path), Some(_)) => {
+                let limit = "a device shows a path or a region, not both";
+                Err(Invalid::new("path", path.display(), limit))
+            }
+        }
+    }
+}
+
 /// A region at a guest physical address, without a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -331,6 +402,21 @@ mod tests {
         let invalid = handle.check().expect_err("there is no v2 without vectors");
         assert_eq!((invalid.key, invalid.value), ("vectors", "0".into()));
         assert!(toml::from_str::<IvshmemV2Handle>("region = \"a\"\nintx = true").is_err());
+    }
+
+    #[test]
+    fn persistent_memory_is_a_file_or_a_region() {
+        let of = |text: &str| {
+            toml::from_str::<VirtioPmemHandle>(text)
+                .expect("reads")
+                .check()
+        };
+        let file = PmemSource::File("disk".into());
+        assert_eq!(of("path = \"disk\"\naccess = \"ro\""), Ok(file));
+        assert!(matches!(of("region = \"lake\""), Ok(PmemSource::Region(_))));
+        for text in ["", "path = \"disk\"\nregion = \"lake\""] {
+            assert_eq!(of(text).expect_err("one of them").key, "path");
+        }
     }
 
     #[test]

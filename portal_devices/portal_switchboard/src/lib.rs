@@ -65,10 +65,7 @@
 
 mod error;
 pub mod events;
-#[cfg(feature = "negative_control")]
 pub mod guard;
-#[cfg(not(feature = "negative_control"))]
-mod guard;
 mod region;
 
 pub use error::AdmissionError;
@@ -382,7 +379,7 @@ impl<M: SharedMem, B: Clone> Switchboard<M, B> {
             .regions
             .get(&key.region)
             .is_some_and(|region| region.epoch(key.peer) == Some(key.epoch));
-        if !live && guard::stands(guard::Guard::Epoch) {
+        if !live && portal_device::guard::stands(guard::Guard::Epoch) {
             self.counters.stale.bump();
             return Err(StalePeer { key: *key });
         }

@@ -226,6 +226,7 @@ fn ivshmem(region: &Arc<SharedRegion>, peer: PeerId, bells: &Arc<Bells>) -> Reso
             peer,
             writable: Writable::Own,
         }),
+        storage: None,
         fabric: Some(bells.clone()),
         member: None,
     }

@@ -72,6 +72,8 @@ pub(crate) enum ThreadKind {
     Deadline,
     /// Tells devices of events that no kernel path delivers.
     Listener,
+    /// Makes storage durable and tells the device.
+    Flusher,
 }
 
 /// Puts the fences up around the calling thread, for good.

@@ -124,7 +124,7 @@ fn compile(kind: ThreadKind, denied: Denied) -> Result<BpfProgram, seccompiler::
     // The standard library looks at descriptors before it closes them.
     let look = libc::F_GETFD as u64;
     rules.insert(libc::SYS_fcntl, vec![one(1, SeccompCmpOp::Eq, look)?]);
-    if kind == ThreadKind::Vcpu || kind == ThreadKind::Listener {
+    if kind != ThreadKind::Deadline {
         for call in DEVICES {
             rules.insert(call, Vec::new());
         }
@@ -134,6 +134,9 @@ fn compile(kind: ThreadKind, denied: Denied) -> Result<BpfProgram, seccompiler::
         let calls = calls.map(|call| one(1, SeccompCmpOp::Eq, call));
         let calls: Result<Vec<_>, _> = calls.collect();
         rules.insert(libc::SYS_ioctl, calls?);
+    }
+    if kind == ThreadKind::Flusher {
+        rules.insert(libc::SYS_fdatasync, Vec::new());
     }
     if kind == ThreadKind::Listener {
         for call in LISTENER {
@@ -181,7 +184,12 @@ mod tests {
 
     #[test]
     fn every_filter_compiles() {
-        for kind in [ThreadKind::Vcpu, ThreadKind::Deadline, ThreadKind::Listener] {
+        for kind in [
+            ThreadKind::Vcpu,
+            ThreadKind::Deadline,
+            ThreadKind::Listener,
+            ThreadKind::Flusher,
+        ] {
             for denied in [Denied::Refuse, Denied::Kill] {
                 assert!(filter(kind, denied).is_ok_and(|program| program.len() > 20));
             }

@@ -88,11 +88,6 @@ use crate::function::MSIX;
 use crate::function::Mode;
 use crate::function::REGION;
 use crate::function::REGISTERS;
-use crate::pci::ConfigSpace;
-use crate::pci::Identity;
-use crate::pci::MAX_VECTORS;
-use crate::pci::Msix;
-use crate::pci::MsixLayout;
 use crate::peers::PeerPhase;
 use crate::window;
 use crate::window::DeniedWrite;
@@ -108,6 +103,11 @@ use portal_device::RestoreError;
 use portal_device::Saved;
 use portal_device::SavedState;
 use portal_device::inspect::Node;
+use portal_pci::ConfigSpace;
+use portal_pci::Identity;
+use portal_pci::MAX_VECTORS;
+use portal_pci::Msix;
+use portal_pci::MsixLayout;
 use registers::Registers;
 
 /// Vendor id of the function (Red Hat, Qumranet).

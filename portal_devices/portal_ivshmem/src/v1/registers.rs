@@ -11,12 +11,12 @@ use crate::function::REGION;
 use crate::function::REGISTERS;
 use crate::function::Reach;
 use crate::guard::Guard;
-use crate::guard::stands;
-use crate::pci::Refused;
-use crate::pci::TableWrite;
-use crate::pci::merge;
-use crate::pci::part;
 use portal_device::Effects;
+use portal_device::guard::stands;
+use portal_pci::Refused;
+use portal_pci::TableWrite;
+use portal_pci::merge;
+use portal_pci::part;
 
 const INTERRUPT_MASK: u64 = 0x00;
 const INTERRUPT_STATUS: u64 = 0x04;

@@ -97,11 +97,6 @@ use crate::function::MSIX;
 use crate::function::Mode;
 use crate::function::REGION;
 use crate::function::REGISTERS;
-use crate::pci::ConfigSpace;
-use crate::pci::Identity;
-use crate::pci::MAX_VECTORS;
-use crate::pci::Msix;
-use crate::pci::MsixLayout;
 use crate::peers::PeerPhase;
 use crate::view::inspect_counters;
 use crate::window;
@@ -124,6 +119,11 @@ use portal_device::Saved;
 use portal_device::SavedState;
 use portal_device::inspect::Hex;
 use portal_device::inspect::Node;
+use portal_pci::ConfigSpace;
+use portal_pci::Identity;
+use portal_pci::MAX_VECTORS;
+use portal_pci::Msix;
+use portal_pci::MsixLayout;
 
 /// Vendor id of the function (Siemens).
 pub const VENDOR: u16 = 0x110a;

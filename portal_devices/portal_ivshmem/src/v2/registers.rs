@@ -11,10 +11,10 @@ use crate::function::REGION;
 use crate::function::REGISTERS;
 use crate::function::Reach;
 use crate::guard::Guard;
-use crate::guard::stands;
-use crate::pci::Refused;
-use crate::pci::TableWrite;
 use portal_device::Effects;
+use portal_device::guard::stands;
+use portal_pci::Refused;
+use portal_pci::TableWrite;
 
 const ID: u64 = 0x00;
 const MAXIMUM_PEERS: u64 = 0x04;

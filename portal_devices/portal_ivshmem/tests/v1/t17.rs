@@ -268,17 +268,20 @@ fn t17_every_register_in_every_state() {
 #[cfg(feature = "negative_control")]
 mod control {
     use super::*;
+    use portal_device::guard::without;
     use portal_ivshmem::guard::Guard;
-    use portal_ivshmem::guard::without;
 
-    fn fails(guard: Guard, name: &str) {
+    fn fails(guard: impl Copy + Eq + 'static, name: &str) {
         let cases = Cases::new();
         HARNESS.fails(name, |index, _| without(guard, || cases.run(index)));
     }
 
     #[test]
     fn control_t17_read_only_bits() {
-        fails(Guard::ReadOnlyBits, "read-only bits of configuration space");
+        fails(
+            portal_pci::guard::Guard::ReadOnlyBits,
+            "read-only bits of configuration space",
+        );
     }
 
     #[test]

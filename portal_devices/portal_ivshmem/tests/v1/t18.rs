@@ -187,10 +187,9 @@ fn mutations_are_neither_all_refused_nor_all_taken() {
 #[cfg(feature = "negative_control")]
 mod control {
     use super::*;
-    use portal_ivshmem::guard::Guard;
-    use portal_ivshmem::guard::without;
+    use portal_device::guard::without;
 
-    fn fails(guard: Guard, name: &str) {
+    fn fails(guard: impl Copy + Eq + 'static, name: &str) {
         let mut pool = Pool::new();
         HARNESS.fails(name, |index, random| {
             without(guard, || pool.case(index, random))
@@ -200,13 +199,16 @@ mod control {
     #[test]
     fn control_t18_read_only_bits() {
         fails(
-            Guard::SavedReadOnlyBits,
+            portal_pci::guard::Guard::SavedReadOnlyBits,
             "saved read-only bits are compared",
         );
     }
 
     #[test]
     fn control_t18_pending_bits() {
-        fails(Guard::SavedPendingBits, "saved pending bits exist");
+        fails(
+            portal_pci::guard::Guard::SavedPendingBits,
+            "saved pending bits exist",
+        );
     }
 }

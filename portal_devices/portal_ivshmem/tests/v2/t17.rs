@@ -154,17 +154,20 @@ fn t17_any_register_in_any_state_of_v2() {
 #[cfg(feature = "negative_control")]
 mod control {
     use super::*;
+    use portal_device::guard::without;
     use portal_ivshmem::guard::Guard;
-    use portal_ivshmem::guard::without;
 
-    fn fails(guard: Guard, name: &str) {
+    fn fails(guard: impl Copy + Eq + 'static, name: &str) {
         let mut case = cases();
         HARNESS.fails(name, |index, random| without(guard, || case(index, random)));
     }
 
     #[test]
     fn control_t17_v2_read_only_bits() {
-        fails(Guard::ReadOnlyBits, "read-only bits of configuration space");
+        fails(
+            portal_pci::guard::Guard::ReadOnlyBits,
+            "read-only bits of configuration space",
+        );
     }
 
     #[test]

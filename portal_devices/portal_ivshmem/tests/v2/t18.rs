@@ -73,14 +73,15 @@ fn t18_mutated_state_of_v2() {
 #[cfg(feature = "negative_control")]
 mod control {
     use super::*;
-    use portal_ivshmem::guard::Guard;
-    use portal_ivshmem::guard::without;
+    use portal_device::guard::without;
 
     #[test]
     fn control_t18_v2_read_only_bits() {
         let mut case = cases();
         HARNESS.fails("saved read-only bits are compared", |index, random| {
-            without(Guard::SavedReadOnlyBits, || case(index, random))
+            without(portal_pci::guard::Guard::SavedReadOnlyBits, || {
+                case(index, random)
+            })
         });
     }
 }

@@ -47,7 +47,6 @@ struct Model {
 impl Model {
     fn new() -> Self {
         let config = VirtioPmemConfig {
-            start: 2 << 20,
             size: 2 << 20,
             access: Access::ReadWrite,
         };
@@ -174,8 +173,8 @@ proptest! {
 #[cfg(feature = "negative_control")]
 mod control {
     use super::*;
+    use portal_device::guard::without;
     use portal_pmem::guard::Guard;
-    use portal_pmem::guard::without;
     use proptest::test_runner::TestRunner;
 
     fn fails(guard: Guard) {

@@ -258,8 +258,8 @@ fn one_hundred_kills_and_rejoins_leave_nothing() {
 #[cfg(feature = "negative_control")]
 mod control {
     use super::*;
+    use portal_device::guard::without;
     use portal_switchboard::guard::Guard;
-    use portal_switchboard::guard::without;
 
     #[test]
     fn control_t5_vectors_return() {

@@ -10,12 +10,12 @@
 //! a narrower read gives the bytes, a narrower write changes nothing and is
 //! counted by the caller. Pending bits are read-only.
 
-use super::merge;
-use super::part;
 use crate::guard::Guard;
-use crate::guard::stands;
+use crate::merge;
+use crate::part;
 use portal_device::Msi;
 use portal_device::RestoreError;
+use portal_device::guard::stands;
 use portal_device::saved::Reader;
 use portal_device::saved::Writer;
 
@@ -56,7 +56,7 @@ impl MsixLayout {
     /// The MSI-X capability behind id and next: message control, table, pending
     /// bits, both in `bar`. Of it a guest may write the top two bits of the first
     /// word.
-    pub(crate) fn capability(&self, bar: u8) -> [u8; 10] {
+    pub fn capability(&self, bar: u8) -> [u8; 10] {
         let mut body = [0; 10];
         let (control, places) = body.split_at_mut(2);
         let (table, pending) = places.split_at_mut(4);
@@ -82,7 +82,7 @@ const AFTER_RESET: Entry = Entry {
 
 /// What a write to the MSI-X BAR did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TableWrite {
+pub enum TableWrite {
     /// Table entry of this vector was written.
     Entry(u16),
     /// Reserved space or pending bits: nothing.
@@ -140,7 +140,7 @@ impl Msix {
     }
 
     /// The guest reads `len` bytes (1, 2, 4, 8; a natural access).
-    pub(crate) fn read(&self, offset: u64, len: u8) -> u64 {
+    pub fn read(&self, offset: u64, len: u8) -> u64 {
         if len == 8 {
             let high = u64::from(self.register(offset | 4));
             return u64::from(self.register(offset)) | (high << 32);
@@ -149,7 +149,7 @@ impl Msix {
     }
 
     /// The guest writes `len` bytes (1, 2, 4, 8; a natural access).
-    pub(crate) fn write(&mut self, offset: u64, len: u8, value: u64) -> TableWrite {
+    pub fn write(&mut self, offset: u64, len: u8, value: u64) -> TableWrite {
         if len < 4 {
             return TableWrite::Refused;
         }
@@ -176,7 +176,7 @@ impl Msix {
     }
 
     /// Whether a read there shows pending bits.
-    pub(crate) fn shows_pending(&self, offset: u64) -> bool {
+    pub fn shows_pending(&self, offset: u64) -> bool {
         offset >= self.layout.pending
     }
 
@@ -199,7 +199,8 @@ impl Msix {
         word & (1 << (vector % 64)) != 0
     }
 
-    pub(crate) fn set_pending(&mut self, vector: u16, pending: bool) {
+    /// The vector waits to be raised, or does not. Vectors that do not exist never do.
+    pub fn set_pending(&mut self, vector: u16, pending: bool) {
         if vector >= self.layout.vectors {
             return;
         }
@@ -210,13 +211,13 @@ impl Msix {
     }
 
     /// All masked, none pending.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.entries.fill(AFTER_RESET);
         self.pending.fill(0);
     }
 
     /// Appends table and pending bits.
-    pub(crate) fn save(&self, to: &mut Writer) {
+    pub fn save(&self, to: &mut Writer) {
         for entry in &self.entries {
             to.u64(entry.address);
             to.u32(entry.data);
@@ -228,7 +229,7 @@ impl Msix {
     }
 
     /// Reads table and pending bits of as many vectors as there are here.
-    pub(crate) fn restore(&self, from: &mut Reader<'_>) -> Result<Self, RestoreError> {
+    pub fn restore(&self, from: &mut Reader<'_>) -> Result<Self, RestoreError> {
         let mut restored = self.clone();
         for entry in &mut restored.entries {
             entry.address = from.u64("message address")?;

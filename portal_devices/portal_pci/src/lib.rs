@@ -1,23 +1,24 @@
-//! The parts of a PCI function that ivshmem v1 and v2 share.
+//! The parts of a PCI function that every device here has: type-0 configuration
+//! space and the MSI-X table.
 //!
 //! Specification: PCI Local Bus 3.0, chapter 6. Distrusted: the guest. Left
 //! out: I/O BARs, expansion ROM, power management, PCI Express capabilities.
 
 mod config;
+pub mod guard;
 mod msix;
 
 pub use config::{ConfigSpace, Identity, Refused};
-pub(crate) use msix::TableWrite;
-pub use msix::{MAX_VECTORS, Msix, MsixLayout};
+pub use msix::{MAX_VECTORS, Msix, MsixLayout, TableWrite};
 
 /// Whether an access is one that a bus can carry: `len` is 1, 2, 4 or 8 bytes
 /// and the offset is a multiple of it.
-pub(crate) fn natural(offset: u64, len: u8) -> bool {
+pub fn natural(offset: u64, len: u8) -> bool {
     matches!(len, 1 | 2 | 4 | 8) && offset & u64::from(len).wrapping_sub(1) == 0
 }
 
 /// All ones in the low `len` bytes: what nobody's answer reads as.
-pub(crate) fn ones(len: u8) -> u64 {
+pub fn ones(len: u8) -> u64 {
     match len {
         0 => 0,
         1..=7 => (1u64 << (u32::from(len) * 8)).wrapping_sub(1),
@@ -26,12 +27,12 @@ pub(crate) fn ones(len: u8) -> u64 {
 }
 
 /// The `len` bytes at byte `offset & 3` of a 32-bit register.
-pub(crate) fn part(register: u32, offset: u64, len: u8) -> u64 {
+pub fn part(register: u32, offset: u64, len: u8) -> u64 {
     (u64::from(register) >> ((offset & 3) * 8)) & ones(len)
 }
 
 /// A 32-bit register after a write of `len` bytes at byte `offset & 3`.
-pub(crate) fn merge(register: u32, offset: u64, len: u8, value: u64) -> u32 {
+pub fn merge(register: u32, offset: u64, len: u8, value: u64) -> u32 {
     let shift = (offset & 3) * 8;
     let mask = ones(len) << shift;
     let merged = (u64::from(register) & !mask) | ((value << shift) & mask);

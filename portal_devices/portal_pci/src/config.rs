@@ -23,18 +23,18 @@
 //! | 3Dh | 1 | interrupt pin: 1 with INTx, else 0 | - |
 //! | 40h | | capabilities | as each says |
 
-use super::natural;
-use super::ones;
 use crate::guard::Guard;
-use crate::guard::stands;
+use crate::natural;
+use crate::ones;
 use portal_device::BarInfo;
 use portal_device::BarKind;
 use portal_device::RestoreError;
+use portal_device::guard::stands;
 use portal_device::saved::Reader;
 use portal_device::saved::Writer;
 
 /// Bytes of a conventional function's configuration space.
-pub(crate) const LEN: usize = 256;
+const LEN: usize = 256;
 
 const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
