@@ -9,6 +9,8 @@ use crate::guest::Guest;
 use crate::lab::Lab;
 use crate::lab::LabError;
 use crate::programs::Programs;
+use crate::scenario;
+use crate::scenario::Group;
 use crate::session;
 use crate::vmm;
 use crate::vmm::Vmm;
@@ -21,6 +23,10 @@ use std::time::Instant;
 
 /// Rounds of which the median counts.
 const ROUNDS: usize = 5;
+/// The same for doorbells, each with two guests that boot.
+const DOORBELL_ROUNDS: usize = 3;
+/// Round trips of one of these.
+const TRIPS: u32 = 1000;
 /// What the measurement inside L1 may take.
 const LIMIT: Duration = Duration::from_secs(200);
 /// The line with the result.
@@ -76,7 +82,7 @@ pub fn measure(programs: &Programs, lab: &Path, folder: &Path) -> Result<Vec<Fig
 pub fn measure_inside() -> Passed {
     let folder = Path::new("/tmp/numbers");
     let lab = Lab::new(Programs::inside(), folder, LIMIT, true)?;
-    let figures = vec![boot(&lab)?];
+    let figures = vec![boot(&lab)?, doorbell(&lab)?];
     let json = serde_json::to_string(&figures).map_err(NotPassed::failed)?;
     println!("{MARK}{json}");
     Ok(())
@@ -121,6 +127,47 @@ fn boot_once(lab: &Lab, vmm: Vmm, round: usize) -> Passed<f64> {
     running.ends_well(lab.until)?;
     lab.tidy();
     Ok(took.as_secs_f64())
+}
+
+/// Medians of round trips in which both programs sleep until their doorbell.
+fn doorbell(lab: &Lab) -> Passed<Figure> {
+    let mut ours = Vec::new();
+    let mut theirs = Vec::new();
+    for round in 0..DOORBELL_ROUNDS {
+        ours.push(doorbell_once(lab, Vmm::PortalVmm, round)?);
+        theirs.push(doorbell_once(lab, Vmm::Qemu, round)?);
+    }
+    Ok(Figure {
+        what: "doorbell round trip, guest user space to guest user space, INTx".to_owned(),
+        ours: median(&mut ours),
+        baseline: "QEMU ivshmem-doorbell, the same program, MSI-X by VFIO".to_owned(),
+        theirs: median(&mut theirs),
+        unit: "ms".to_owned(),
+        bar: 1.0,
+        rounds: DOORBELL_ROUNDS,
+    })
+}
+
+fn doorbell_once(lab: &Lab, vmm: Vmm, round: usize) -> Passed<f64> {
+    let program = format!("portal-guest --json --bell {}", scenario::bell(vmm));
+    let a = scenario::guest(&format!("a{round}-{vmm}"), vmm).step(
+        "pong",
+        60,
+        &format!("{program} pong"),
+    );
+    let b = scenario::guest(&format!("b{round}-{vmm}"), vmm).step(
+        "ping",
+        60,
+        &format!("{program} ping --wait sleep --count {TRIPS}"),
+    );
+    let mut group = Group::start(lab, vmm, &[a, b], 16 << 20)?;
+    let ping = group.json(1, "ping", lab)?;
+    group.ends_well(lab)?;
+    lab.tidy();
+    let nanoseconds = ping["trips"]["ns"]["p50"].as_f64();
+    nanoseconds
+        .map(|ns| ns / 1e6)
+        .ok_or_else(|| NotPassed::failed(format!("no median in {ping}")))
 }
 
 fn median(samples: &mut [f64]) -> f64 {

@@ -29,10 +29,10 @@ pub(super) const IVSHMEM_V1: Scenario = Scenario {
 /// Bytes that cross.
 const BYTES: u64 = 64 << 20;
 /// Size of the region.
-const REGION: u64 = 16 << 20;
+pub(super) const REGION: u64 = 16 << 20;
 
 /// What hears doorbells under this VMM.
-pub(super) const fn bell(vmm: Vmm) -> &'static str {
+pub(crate) const fn bell(vmm: Vmm) -> &'static str {
     match vmm {
         Vmm::PortalVmm => "uio",
         Vmm::Qemu | Vmm::OpenVmm => "vfio",
@@ -40,7 +40,7 @@ pub(super) const fn bell(vmm: Vmm) -> &'static str {
 }
 
 /// A guest that hears doorbells as it can under this VMM.
-pub(super) fn guest(name: &str, vmm: Vmm) -> Guest {
+pub(crate) fn guest(name: &str, vmm: Vmm) -> Guest {
     let mut guest = Guest::new(name).ivshmem("lake");
     if bell(vmm) == "vfio" {
         guest.iommu = true;

@@ -15,7 +15,7 @@ const PEERS: u32 = 8;
 
 /// Guests with devices on the region `lake`.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(crate) struct Group {
     /// Whoever serves the region; `None` where the VMM makes it.
     pub(super) switchboard: Option<Switchboard>,
     /// Processes with the guests, in order.
@@ -25,7 +25,7 @@ pub(super) struct Group {
 impl Group {
     /// Starts them on a region of `size` bytes: one that the VMM makes where it can
     /// hold several guests, else one that is served.
-    pub(super) fn start(lab: &Lab, vmm: Vmm, guests: &[Guest], size: u64) -> Passed<Self> {
+    pub(crate) fn start(lab: &Lab, vmm: Vmm, guests: &[Guest], size: u64) -> Passed<Self> {
         if vmm == Vmm::PortalVmm {
             let region = Region::own("lake", size, PEERS);
             return Ok(Self {
@@ -71,14 +71,21 @@ impl Group {
     }
 
     /// What a step of guest `n` reports, which has to end well.
-    pub(super) fn json(&mut self, n: usize, step: &str, lab: &Lab) -> Passed<Value> {
+    pub(crate) fn json(&mut self, n: usize, step: &str, lab: &Lab) -> Passed<Value> {
         let (running, guest) = self.at(n)?;
         let output = running.passed(guest, step, lab.until)?;
         report(&output)
     }
 
+    /// Takes out the process with guest `n`, which has been killed.
+    pub(super) fn leave(&mut self, n: usize) {
+        if n < self.running.len() {
+            self.running.remove(n);
+        }
+    }
+
     /// Every guest powers off, its VMM ends with 0, and so does the switchboard.
-    pub(super) fn ends_well(mut self, lab: &Lab) -> Passed {
+    pub(crate) fn ends_well(mut self, lab: &Lab) -> Passed {
         for running in &mut self.running {
             running.ends_well(lab.until)?;
         }

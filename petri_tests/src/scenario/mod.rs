@@ -4,7 +4,12 @@
 mod boot;
 mod exchange;
 mod group;
+mod returns;
 mod warp;
+
+pub(crate) use exchange::bell;
+pub(crate) use exchange::guest;
+pub(crate) use group::Group;
 
 use crate::ended::Passed;
 use crate::lab::Lab;
@@ -43,6 +48,7 @@ pub const ALL: &[Scenario] = &[
     boot::TWO_CPUS,
     boot::REBOOT,
     exchange::IVSHMEM_V1,
+    returns::KILLED_GUEST,
     warp::DEMO,
 ];
 
