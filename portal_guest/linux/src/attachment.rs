@@ -6,6 +6,7 @@ use crate::Carrier;
 use crate::GuestBell;
 use crate::GuestDoorbell;
 use crate::GuestError;
+use crate::Wanted;
 use crate::registers::RegisterDoorbell;
 use crate::registers::Registers;
 use hv_shmem::backing::MappedMem;
@@ -13,17 +14,31 @@ use hv_shmem::backing::Mapping;
 use hv_shmem::backing::OpenAs;
 use hv_shmem::backing::View;
 use hv_shmem::layout::PeerId;
+use hv_shmem::name::Name;
 use hv_shmem::own_section::OwnSection;
+use hv_shmem::peers::PeerKind;
 use hv_shmem::peers::PeerRecord;
+use hv_shmem::peers::Rights;
 use hv_shmem::region::AttachOptions;
 use hv_shmem::region::PortalRegion;
 use hv_shmem::section::SectionConfig;
 use hv_shmem::section::SectionState;
+use portal_client::Bells;
+use portal_client::ClientError;
+use portal_client::Connection;
+use portal_client::Peer;
+use portal_client::RegionInfo;
+use std::cell::RefCell;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The vector that peers ring for rings.
 pub const RING_VECTOR: u16 = 0;
+
+/// Events of the switchboard taken in at once; the rest comes at the next look.
+const EVENTS: u32 = 256;
 
 /// How to join.
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +50,8 @@ pub struct JoinOptions {
     pub bell: BellKind,
     /// How to map a BAR.
     pub access: BarAccess,
-    /// How to divide the own section.
-    pub section: SectionConfig,
+    /// How to divide an own section of so many bytes.
+    pub section: fn(u64) -> SectionConfig,
 }
 
 /// A peer in a region, in this process. Dropping it closes the section, so that the
@@ -58,6 +73,7 @@ pub struct Attachment {
 #[derive(Debug)]
 enum Doorbells {
     Registers(Arc<Registers>),
+    Served(Box<RefCell<Peer>>),
     None,
 }
 
@@ -76,6 +92,14 @@ pub fn observe(
         expect: None,
     };
     Ok(PortalRegion::attach(mem, read_only)?)
+}
+
+/// The regions that a switchboard serves.
+///
+/// # Errors
+/// [`GuestError::Switchboard`].
+pub fn served_regions(socket: &Path) -> Result<Vec<RegionInfo>, GuestError> {
+    Ok(Connection::open(socket)?.regions()?)
 }
 
 impl Attachment {
@@ -123,11 +147,57 @@ impl Attachment {
             None => Doorbells::None,
         };
         Ok(Self {
-            own: region.join(me, epoch, options.section)?,
+            own: region.join(me, epoch, (options.section)(region.layout().section_size))?,
             bell,
             given_up,
             through,
             doorbells,
+            mapping,
+        })
+    }
+
+    /// Joins a region that a switchboard of this machine serves, as a host process
+    /// with any number, and formats its section. While the switchboard is gone the
+    /// memory and the doorbells go on; [`Self::check`] comes back to it.
+    ///
+    /// # Errors
+    /// [`GuestError::Switchboard`], [`GuestError::NotFound`],
+    /// [`GuestError::Ambiguous`], [`GuestError::Region`].
+    pub fn join_served(
+        socket: &Path,
+        wanted: Wanted<'_>,
+        name: &str,
+        options: &JoinOptions,
+    ) -> Result<Self, GuestError> {
+        let mut connection = Connection::open(socket)?;
+        let region = served(&connection.regions()?, wanted)?;
+        let name = Name::new(name).map_err(|e| {
+            let path = Path::new(name);
+            GuestError::os("name this peer", path)(std::io::Error::other(e.to_string()))
+        })?;
+        let mut peer = connection.join(&portal_client::JoinOptions {
+            region,
+            name,
+            kind: PeerKind::HostProcess,
+            rights: Rights::ALL,
+            id: options.peer,
+            bells: Bells::Served(1),
+        })?;
+        let mapping = peer.map()?;
+        let region = PortalRegion::attach(mapping.mem(), AttachOptions::default())?;
+        let section = (options.section)(region.layout().section_size);
+        let own = region.join(peer.id(), peer.epoch(), section)?;
+        peer.ready()?;
+        let bell = match (peer.bells().first(), options.bell) {
+            (Some(bell), BellKind::Auto) => GuestBell::Event(bell.clone()),
+            _ => GuestBell::Polling,
+        };
+        Ok(Self {
+            own,
+            bell,
+            given_up: Vec::new(),
+            through: socket.to_owned(),
+            doorbells: Doorbells::Served(Box::new(RefCell::new(peer))),
             mapping,
         })
     }
@@ -150,6 +220,15 @@ impl Attachment {
                 peer,
                 vector: RING_VECTOR,
             }),
+            Doorbells::Served(served) => {
+                let mut served = served.borrow_mut();
+                // What it cannot tell now it tells at the next check.
+                let _ = catch_up(&mut served);
+                match served.bell(peer, RING_VECTOR) {
+                    Some(bell) => GuestDoorbell::Event(bell),
+                    None => GuestDoorbell::Silent,
+                }
+            }
             Doorbells::None => GuestDoorbell::Silent,
         }
     }
@@ -170,6 +249,12 @@ impl Attachment {
     pub fn check(&self) -> Result<(), GuestError> {
         let peer = self.me();
         self.mapping.check()?;
+        if let Doorbells::Served(served) = &self.doorbells
+            && let Err(ClientError::Refused(_)) = catch_up(&mut served.borrow_mut())
+        {
+            let how = "the switchboard was restarted and does not know it";
+            return Err(GuestError::Evicted { peer, how });
+        }
         if !self.own.is_current() {
             let how = "the host ended its life there";
             return Err(GuestError::Evicted { peer, how });
@@ -190,6 +275,37 @@ impl Drop for Attachment {
             self.own.set_state(SectionState::Closed);
         }
     }
+}
+
+/// The region that was meant, among those served.
+fn served(regions: &[RegionInfo], wanted: Wanted<'_>) -> Result<Name, GuestError> {
+    let mut matching = regions.iter().filter(|r| wanted.matches(&r.name, r.uuid));
+    let names = regions
+        .iter()
+        .map(|r| format!("{} ({})", r.name.as_str(), r.uuid));
+    let seen = || format!("it serves {}", names.clone().collect::<Vec<_>>().join(", "));
+    let wanted = wanted.to_string();
+    match (matching.next(), matching.next()) {
+        (Some(one), None) => Ok(one.name),
+        (None, _) => Err(GuestError::NotFound {
+            wanted,
+            seen: seen(),
+        }),
+        (Some(_), Some(_)) => Err(GuestError::Ambiguous {
+            wanted,
+            seen: seen(),
+        }),
+    }
+}
+
+/// Takes in what the switchboard has to say, without waiting for it.
+fn catch_up(peer: &mut Peer) -> Result<(), ClientError> {
+    for _ in 0..EVENTS {
+        if peer.wait(Some(Duration::ZERO))?.is_none() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// The epoch that the host has admitted a peer under.

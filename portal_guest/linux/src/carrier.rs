@@ -33,6 +33,7 @@ use hv_shmem::backing::DeviceMemory;
 use hv_shmem::backing::OpenAs;
 use hv_shmem::header::Header;
 use hv_shmem::layout::PeerId;
+use hv_shmem::name::Name;
 use rustix::fs::AtFlags;
 use rustix::fs::StatxAttributes;
 use rustix::fs::StatxFlags;
@@ -112,11 +113,12 @@ impl<'a> Wanted<'a> {
         Uuid::try_parse(text).map_or(Self::Name(text), Self::Uuid)
     }
 
-    fn is(&self, header: &Header) -> bool {
+    /// Whether a region of this name and UUID is meant.
+    pub fn matches(&self, name: &Name, uuid: Uuid) -> bool {
         match self {
             Self::Any => true,
-            Self::Name(name) => header.name.as_str() == *name,
-            Self::Uuid(uuid) => header.uuid == *uuid,
+            Self::Name(wanted) => name.as_str() == *wanted,
+            Self::Uuid(wanted) => uuid == *wanted,
         }
     }
 }
@@ -200,9 +202,11 @@ pub fn look(carrier: Carrier, access: BarAccess) -> Found {
 /// [`GuestError::NotFound`], [`GuestError::Ambiguous`].
 pub fn find(found: Vec<Found>, wanted: Wanted<'_>) -> Result<Found, GuestError> {
     let seen = seen(&found);
-    let mut matching = found
-        .into_iter()
-        .filter(|f| f.header.as_ref().is_ok_and(|h| wanted.is(h)));
+    let mut matching = found.into_iter().filter(|f| {
+        f.header
+            .as_ref()
+            .is_ok_and(|h| wanted.matches(&h.name, h.uuid))
+    });
     let wanted = wanted.to_string();
     let Some(first) = matching.next() else {
         return Err(GuestError::NotFound { wanted, seen });

@@ -10,6 +10,7 @@ use hv_shmem::ring::PlaceError;
 use hv_shmem::ring::RecvError;
 use hv_shmem::ring::SendError;
 use hv_shmem::wait::WaitError;
+use portal_client::ClientError;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -170,6 +171,9 @@ pub enum GuestError {
         /// How long.
         limit: Duration,
     },
+    /// The switchboard.
+    #[error(transparent)]
+    Switchboard(#[from] ClientError),
     /// The memory.
     #[error(transparent)]
     Backing(#[from] BackingError),
@@ -209,6 +213,7 @@ impl GuestError {
             Self::Os { .. } | Self::NotShared { .. } | Self::NoInterrupts { .. } => Fault::Machine,
             Self::Doorbell(_) | Self::Wait(WaitError::Bell(_)) => Fault::Machine,
             Self::Backing(BackingError::Io { .. } | BackingError::Granule { .. }) => Fault::Machine,
+            Self::Switchboard(e) if !matches!(e, ClientError::Refused(_)) => Fault::Machine,
             Self::PeerLost { .. } | Self::Evicted { .. } => Fault::PeerLost,
             Self::Region(RegionError::NotLive { .. } | RegionError::StaleEpoch { .. }) => {
                 Fault::PeerLost

@@ -7,6 +7,7 @@
 //! ```text
 //!   scan ──▶ find by name or UUID ──▶ Attachment::join ──▶ Link::connect / accept
 //!   PCI, DAX, files                   memory, doorbells     rings to one peer
+//!   a switchboard's socket ─────────▶ Attachment::join_served
 //! ```
 //!
 //! Specifications: QEMU's ivshmem, revision 1; Jailhouse's ivshmem draft, version 2;
@@ -24,7 +25,7 @@
 //!     peer: None,
 //!     bell: BellKind::Auto,
 //!     access: BarAccess::Auto,
-//!     section: SectionConfig { directory: 16, ring_bytes: 32 << 10 },
+//!     section: |bytes| SectionConfig { directory: 16, ring_bytes: bytes / 2 },
 //! })?;
 //! println!("peer {} of {}", me.me(), me.region().header().name.as_str());
 //! // me.own.create_ring(..), me.own.accept_ring(..), me.doorbell(peer), me.bell
@@ -46,6 +47,7 @@ pub use attachment::Attachment;
 pub use attachment::JoinOptions;
 pub use attachment::RING_VECTOR;
 pub use attachment::observe;
+pub use attachment::served_regions;
 pub use bell::BellKind;
 pub use bell::GuestBell;
 pub use bell::GuestDoorbell;

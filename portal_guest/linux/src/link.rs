@@ -507,6 +507,10 @@ impl Greeting {
         if at.region().live_epoch(peer) != Some(self.watch.epoch) {
             return Ok(Step::Lost);
         }
+        if matches!(self.doorbell, GuestDoorbell::Silent) {
+            // A switchboard may tell of a peer's bells later than of the peer.
+            self.doorbell = at.doorbell(peer);
+        }
         match at.own.accept_ring(peer, LINK_RING) {
             Ok(place) => {
                 let rx = InlineReceiver::new(place)?;

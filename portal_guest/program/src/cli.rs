@@ -52,6 +52,15 @@ pub(crate) struct Place {
     #[arg(long, global = true, value_name = "ADDRESS|PATH")]
     pub(crate) at: Option<String>,
 
+    /// Not a guest: join as a process of the host, by the Portal socket of `portal
+    /// serve`.
+    #[arg(long, global = true, value_name = "SOCKET")]
+    pub(crate) switchboard: Option<PathBuf>,
+
+    /// The name to join by, at the switchboard; no two peers have the same.
+    #[arg(long, global = true)]
+    pub(crate) name: Option<String>,
+
     /// This machine's peer number, where the carrier does not tell it (pmem, files).
     #[arg(long, global = true, value_name = "N")]
     pub(crate) peer: Option<u16>,

@@ -9,13 +9,19 @@ use hv_shmem::header::Header;
 use portal_guest_linux::BarAccess;
 use portal_guest_linux::Carrier;
 use portal_guest_linux::Found;
+use portal_guest_linux::Wanted;
 use portal_guest_linux::find;
 use portal_guest_linux::observe;
+use portal_guest_linux::served_regions;
 use serde_json::Value;
 use serde_json::json;
 use std::fmt::Write as _;
+use std::path::Path;
 
 pub(crate) fn run(place: &Place) -> Outcome {
+    if let Some(socket) = &place.switchboard {
+        return served(socket, place.wanted());
+    }
     let found = place.look()?;
     // With a name, that region or an error; without, everything.
     let found = match place.region {
@@ -44,6 +50,34 @@ pub(crate) fn run(place: &Place) -> Outcome {
     Ok(Report {
         text: text.trim_end().to_owned(),
         json: json!({ "command": "ls", "carriers": carriers }),
+    })
+}
+
+/// What a switchboard serves; who is in the regions `portal ls` tells.
+fn served(socket: &Path, wanted: Wanted<'_>) -> Outcome {
+    let mut text = String::new();
+    let mut regions = Vec::new();
+    for region in served_regions(socket)? {
+        if !wanted.matches(&region.name, region.uuid) {
+            continue;
+        }
+        let name = region.name.as_str();
+        let _ = writeln!(
+            text,
+            "{name}  {}  {} bytes  {} of {} peers",
+            region.uuid, region.size, region.live, region.peers
+        );
+        regions.push(json!({
+            "name": name,
+            "uuid": region.uuid.to_string(),
+            "size": region.size,
+            "max_peers": region.peers,
+            "live": region.live,
+        }));
+    }
+    Ok(Report {
+        text: text.trim_end().to_owned(),
+        json: json!({ "command": "ls", "regions": regions }),
     })
 }
 

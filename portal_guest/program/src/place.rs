@@ -2,6 +2,7 @@
 
 use crate::cli::Place;
 use crate::exit::Failure;
+use crate::exit::Kind;
 use hv_shmem::layout::PeerId;
 use hv_shmem::section::SectionConfig;
 use hv_shmem::wait::WaitMode;
@@ -48,21 +49,33 @@ impl Place {
 
     /// Takes this machine's place in it.
     pub(crate) fn join(&self) -> Result<Attachment, Failure> {
-        let found = find(self.look()?, self.wanted())?;
-        let section = match &found.header {
-            Ok(header) => header.layout.section_size,
-            Err(_) => 0,
-        };
         let options = JoinOptions {
             peer: self.peer.map(PeerId),
             bell: self.bell.kind(),
             access: self.bar.access(),
-            section: SectionConfig {
+            section: |bytes| SectionConfig {
                 directory: DIRECTORY,
-                ring_bytes: section.saturating_sub(BESIDE_RINGS).min(MOST_RINGS) / 128 * 128,
+                ring_bytes: bytes.saturating_sub(BESIDE_RINGS).min(MOST_RINGS) / 128 * 128,
             },
         };
-        let at = Attachment::join(&found.carrier, &options)?;
+        // The parser does not check arguments of several levels against each other.
+        let usage = |what: &str| Err(Failure::new(Kind::Usage, what));
+        match (&self.switchboard, &self.at, &self.name) {
+            (Some(_), Some(_), _) => return usage("--at is for guests, without --switchboard"),
+            (None, _, Some(_)) => return usage("--name is for --switchboard"),
+            _ => {}
+        }
+        let at = match &self.switchboard {
+            Some(socket) => {
+                let name = format!("portal-guest-{}", std::process::id());
+                let name = self.name.as_deref().unwrap_or(&name);
+                Attachment::join_served(socket, self.wanted(), name, &options)?
+            }
+            None => {
+                let found = find(self.look()?, self.wanted())?;
+                Attachment::join(&found.carrier, &options)?
+            }
+        };
         for error in &at.given_up {
             eprintln!("warning: {error}");
         }

@@ -32,13 +32,13 @@ pub(crate) fn run(place: &Place, args: &cli::Pong) -> Outcome {
             Err(error) => return Err(error.into()),
         };
         let peer = link.peer();
+        served += 1;
         let done = serve(&mut link, &mut answered);
         link.close();
         match done {
-            Ok(()) => served += 1,
-            Err(failure) if args.forever => {
-                eprintln!("warning: {}", failure.what);
-            }
+            Ok(()) => {}
+            // The next one may be faster than the last one's good-bye.
+            Err(failure) if args.forever => eprintln!("warning: {}", failure.what),
             Err(failure) => return Err(failure),
         }
         if !args.forever {

@@ -184,8 +184,9 @@ fn round_trips_in_every_way_of_waiting() {
     }
     let bench = ok(host.start(B, &["bench", "--seconds", "0.2"]));
     assert!(bench["throughput"]["bytes"].as_u64().unwrap() > 0);
-    let pong = ok(pong);
-    assert_eq!(pong["served"], 4);
+    let (code, out, err) = pong.end();
+    assert_eq!(code, 0, "{out}{err}");
+    assert_eq!(json(&out)["served"], 4, "{err}");
 }
 
 /// The host moves the epoch of a peer that dies: the survivor says so and ends; the
