@@ -8,6 +8,7 @@ use clap::Parser;
 use clap::Subcommand;
 use portal_serve::RegionConfig;
 use portal_vmm::Sandbox;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Virtual machines that share memory and ring each other.
@@ -71,6 +72,39 @@ Then, for each guest:
       -device ivshmem-doorbell,chardev=lake,vectors=2")]
     Serve(Serve),
 
+    /// What runs: switchboards and VMMs, their regions, peers and partitions.
+    #[command(after_help = "\
+Examples:
+  portal ls
+  portal ls --socket /tmp/pair.sock
+  portal ls --json | jq '.[].regions[].name'")]
+    Ls(Ls),
+
+    /// Everything that can be told of a switchboard, a VMM or a region, as a tree.
+    #[command(after_help = "\
+Examples:
+  portal inspect
+  portal inspect regions/lake/peers/1
+  portal inspect partitions/a/devices --socket /tmp/pair.sock
+  portal inspect regions/lake/rings --file lake.region --json")]
+    Inspect(Inspect),
+
+    /// A live view: rings with fill and rates, peers, doorbells, stalls.
+    #[command(after_help = "\
+Examples:
+  portal top
+  portal top --socket /tmp/pair.sock --interval 0.5
+  portal top --file lake.region
+  portal top --once                     tables of one interval, and the end
+  portal top --plain | tee watch.log    a few lines an interval
+
+Keys: q quit, arrows row and table, s and S sort by another column, r reverse,
+space hold.
+
+A ring is STALLED when messages wait in it, its receiver has not moved for three
+samples and two seconds, and its sender goes on or waits for space.")]
+    Top(Top),
+
     /// Make, look at, check and repair file-backed regions.
     #[command(subcommand, arg_required_else_help = true)]
     Region(Region),
@@ -124,6 +158,16 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) until_done: bool,
 
+    /// Make a socket for `portal ls`, `inspect` and `top` here; they find it by
+    /// themselves in the runtime folder (`$XDG_RUNTIME_DIR/portal` or
+    /// `/run/portal`).
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+
+    /// Serve metrics for Prometheus on PORT of this host, or on IP:PORT.
+    #[arg(long, value_name = "ADDR", value_parser = portal_observe::listener::address)]
+    pub(crate) metrics: Option<SocketAddr>,
+
     #[command(flatten)]
     pub(crate) confinement: Confinement,
 }
@@ -140,6 +184,64 @@ pub(crate) struct Serve {
     /// folder of the default sockets.
     #[arg(long, value_name = "PATH")]
     pub(crate) portal_socket: Option<PathBuf>,
+
+    /// Serve metrics for Prometheus on PORT of this host, or on IP:PORT.
+    #[arg(long, value_name = "ADDR", value_parser = portal_observe::listener::address)]
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+/// What to look at; else every Portal socket in the runtime folder.
+#[derive(Debug, Args)]
+pub(crate) struct Where {
+    /// The Portal socket of a switchboard, or the control socket of a VMM.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// A region file.
+    #[arg(long, value_name = "PATH", conflicts_with = "socket")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ls {
+    #[command(flatten)]
+    pub(crate) at: Where,
+
+    /// One JSON list instead of the tables.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// Names joined by `/`: only what is there.
+    #[arg(value_name = "PATH")]
+    pub(crate) path: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) at: Where,
+
+    /// One JSON value instead of lines.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Top {
+    #[command(flatten)]
+    pub(crate) at: Where,
+
+    /// Seconds between two samples, 0.1 to 3600.
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub(crate) interval: f64,
+
+    /// Print the tables of one interval and end.
+    #[arg(long)]
+    pub(crate) once: bool,
+
+    /// Lines instead of the view, as where standard output is no terminal.
+    #[arg(long, conflicts_with = "once")]
+    pub(crate) plain: bool,
 }
 
 #[derive(Debug, Args)]
@@ -272,6 +374,11 @@ fn served(text: &str) -> Result<RegionConfig, String> {
     RegionConfig::parse(text, |bytes| size(bytes).ok())
 }
 
+fn seconds(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|n| (0.1..=3600.0).contains(n));
+    number.ok_or_else(|| "write a number of seconds from 0.1 to 3600".to_owned())
+}
+
 fn size(text: &str) -> Result<u64, String> {
     parse_number(text)
         .or_else(|| parse_size(text))
@@ -297,6 +404,12 @@ mod tests {
             "portal run pair.toml --until-done",
             "portal serve --region lake,size=64MiB",
             "portal serve --region lake,size=1MiB,peers=4,vectors=2,socket=/tmp/lake.sock",
+            "portal serve --region lake,size=1MiB --metrics 9187",
+            "portal run pair.toml --control /tmp/pair.sock --metrics 127.0.0.1:0",
+            "portal ls --socket /tmp/pair.sock --json",
+            "portal inspect regions/lake/rings --file lake.region --json",
+            "portal top --socket /tmp/pair.sock --interval 0.5",
+            "portal top --file lake.region --once",
             "portal region create /dev/shm/lab --size 1GiB --peers 16 --name lab",
             "portal region check shared.region --repair",
             "portal bench latency doorbell",

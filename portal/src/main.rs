@@ -10,6 +10,7 @@ mod config;
 mod demo;
 mod doctor;
 mod exit;
+mod observe;
 mod print;
 mod region;
 mod run;
@@ -42,6 +43,9 @@ fn carry_out(command: Command) -> Outcome {
         Command::Region(command) => region::run(&command),
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Ls(args) => observe::ls(&args),
+        Command::Inspect(args) => observe::inspect(&args),
+        Command::Top(args) => observe::top(&args),
         Command::Bench(args) => bench::run(&args),
     }
 }

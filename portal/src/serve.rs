@@ -4,7 +4,9 @@ use crate::cli;
 use crate::exit::Failure;
 use crate::exit::Kind;
 use crate::exit::Outcome;
+use crate::observe;
 use crate::print;
+use portal_observe::socket::SocketSource;
 use portal_serve::Daemon;
 use portal_serve::Options;
 use portal_serve::PortalSocket;
@@ -34,6 +36,17 @@ pub(crate) fn run(args: &cli::Serve) -> Outcome {
     }
     if let Some(socket) = daemon.portal_socket() {
         print::line(format!("Portal socket {}", place(socket)));
+    }
+    if let Some(address) = args.metrics {
+        let Some(Some(socket)) = daemon.portal_socket() else {
+            let what = "--metrics asks through the Portal socket, and this one has no path that \
+                        is known here: it was passed by the service manager";
+            let hint = "leave it out, or start it without socket activation";
+            return Err(Failure::new(Kind::Usage, what).hint(hint));
+        };
+        // As any other client; the switchboard has no thread to wait for it.
+        let source = SocketSource::later(socket);
+        observe::metrics::serve(address, Box::new(source))?;
     }
     daemon
         .run(stop.as_fd(), &mut |notice| print::line(notice.to_string()))

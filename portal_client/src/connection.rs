@@ -38,6 +38,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Most bytes of an inspect tree: 64 regions of 1024 peers are below this.
 const TREE_MAX: usize = 64 << 20;
 
+/// Most regions of a list; a switchboard serves 64.
+const REGIONS_MAX: usize = 4096;
+
 /// A connection that is no peer (yet).
 #[derive(Debug)]
 pub struct Connection {
@@ -70,7 +73,7 @@ impl Connection {
         let mut regions = Vec::new();
         loop {
             match self.link.answer()? {
-                (Reply::Region(region), _) => regions.push(region),
+                (Reply::Region(region), _) if regions.len() < REGIONS_MAX => regions.push(region),
                 (Reply::EndOfList, _) => return Ok(regions),
                 (other, _) => return Err(unexpected(&other)),
             }

@@ -9,7 +9,8 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`source`] | where samples and trees come from |
+//! | [`source`], [`socket`] | where samples and trees come from |
+//! | [`control`] | the socket of a process that is looked at and is no switchboard |
 //! | [`sample`] | a system at one moment |
 //! | [`model`] | from samples to rates and stalls; pure |
 //! | [`table`] | pictures as rows of text, sorted; pure |
@@ -29,12 +30,14 @@
 //! space sees those; rings' messages and the kernel's own counts of injected
 //! interrupts are what there is instead.
 
+pub mod control;
 pub mod lines;
 pub mod listener;
 pub mod metrics;
 pub mod model;
 pub mod region_tree;
 pub mod sample;
+pub mod socket;
 pub mod source;
 pub mod table;
 pub mod terminal;

@@ -3,6 +3,7 @@
 use crate::model::Picture;
 use crate::model::RingState;
 use crate::table;
+use crate::table::Column;
 use crate::table::Which;
 use portal_device::inspect::Plain;
 
@@ -80,24 +81,35 @@ pub fn brief(picture: &Picture) -> Vec<String> {
 
 /// One picture as whole tables.
 pub fn full(picture: &Picture) -> Vec<String> {
+    tables(picture, &Which::ALL, |_| true)
+}
+
+/// What there is, without what needs two samples: regions, partitions, peers.
+pub fn listing(picture: &Picture) -> Vec<String> {
+    let shown = [Which::Regions, Which::Partitions, Which::Peers];
+    tables(picture, &shown, |column| {
+        !column.name.ends_with("/s") && column.name != "stalls"
+    })
+}
+
+fn tables(picture: &Picture, which: &[Which], wanted: fn(&Column) -> bool) -> Vec<String> {
     let mut out = Vec::new();
-    for which in Which::ALL {
-        // The worst ring first; everything else by name or number.
-        let (sort, reverse) = match which {
-            Which::Rings => (which.columns().len() - 1, false),
-            Which::Peers => (1, true),
-            _ => (0, false),
+    for &which in which {
+        // The worst ring first; everything else by name, and then as it comes.
+        let sort = match which {
+            Which::Rings => which.columns().len() - 1,
+            _ => 0,
         };
-        let rows = which.rows(picture, sort, reverse);
+        let rows = which.rows(picture, sort, false);
         if rows.is_empty() {
             continue;
         }
         if !out.is_empty() {
             out.push(String::new());
         }
-        out.extend(table::lines(which.columns(), &rows));
+        out.extend(table::lines(which.columns(), &rows, wanted));
     }
-    if picture.rings_left_out > 0 {
+    if which.contains(&Which::Rings) && picture.rings_left_out > 0 {
         out.push(format!("and {} more rings", picture.rings_left_out));
     }
     out.extend(problems(picture));

@@ -441,12 +441,16 @@ pub fn fitting(columns: &[Column], widths: &[usize], room: usize) -> Vec<usize> 
     shown
 }
 
-/// A table as lines of text, for output that is no terminal.
-pub fn lines(columns: &[Column], rows: &[Row]) -> Vec<String> {
+/// A table as lines of text, for output that is no terminal: the columns that are
+/// wanted.
+pub fn lines(columns: &[Column], rows: &[Row], wanted: fn(&Column) -> bool) -> Vec<String> {
     let widths = widths(columns, rows);
     let line = |cells: &mut dyn Iterator<Item = &str>| {
         let mut out = String::new();
         for ((text, column), width) in cells.zip(columns).zip(&widths) {
+            if !wanted(column) {
+                continue;
+            }
             let gap = if out.is_empty() { "" } else { "  " };
             // Writing to a string cannot fail.
             let _ = match column.number {

@@ -72,10 +72,6 @@ impl Top {
         if let Some(rings) = views.last_mut() {
             rings.sort = Which::Rings.columns().len() - 1;
         }
-        // Peers: as they are numbered.
-        if let Some(peers) = views.get_mut(2) {
-            (peers.sort, peers.reverse) = (1, true);
-        }
         Self {
             title: title.into(),
             picture: Picture::default(),

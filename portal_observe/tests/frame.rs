@@ -98,12 +98,15 @@ fn keys_choose_table_row_order_and_hold() {
     press(&mut top, KeyCode::Left);
     press(&mut top, KeyCode::Down);
     press(&mut top, KeyCode::Down);
-    // Peers, by number downwards; then by name.
-    press(&mut top, KeyCode::Char('r'));
-    same("peers", &frame(&mut top, 120, 26));
+    // Peers, by number downwards; then the other way; then by name.
     press(&mut top, KeyCode::Char('s'));
-    assert!(frame(&mut top, 120, 26).contains("name▾"));
+    same("peers", &frame(&mut top, 120, 26));
+    press(&mut top, KeyCode::Char('r'));
+    assert!(frame(&mut top, 120, 26).contains("peer▴"));
+    press(&mut top, KeyCode::Char('s'));
+    assert!(frame(&mut top, 120, 26).contains("name▴"));
     press(&mut top, KeyCode::Char('S'));
+    press(&mut top, KeyCode::Char('r'));
     assert!(frame(&mut top, 120, 26).contains("peer▾"));
     // All the way round.
     for _ in 0..4 {

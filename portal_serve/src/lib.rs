@@ -36,6 +36,7 @@ pub use notice::Notice;
 pub use portal_ivshmem_server::Departures;
 pub use portal_ivshmem_server::Limits;
 pub use portal_protocol::server::Limits as ClientLimits;
+pub use socket::Listener;
 pub use socket::PATH_MAX;
 
 use std::path::PathBuf;

@@ -37,7 +37,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A listening socket. Dropping it takes its path away, if it made it.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub struct Listener {
     fd: OwnedFd,
     made: Option<Made>,
 }
@@ -50,6 +50,15 @@ struct Made {
 }
 
 impl Listener {
+    /// Listens at `path` with a socket that keeps messages apart, as the Portal
+    /// socket does. Accepting does not wait.
+    ///
+    /// # Errors
+    /// [`ServeError`] when the path is too long, in use, or not this user's.
+    pub fn packets(path: &Path) -> Result<Self, ServeError> {
+        Self::bind(path, SocketType::SEQPACKET)
+    }
+
     /// Listens at `path` with a socket of this type.
     pub(crate) fn bind(path: &Path, kind: SocketType) -> Result<Self, ServeError> {
         let len = path.as_os_str().as_bytes().len();

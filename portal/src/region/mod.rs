@@ -26,7 +26,7 @@ pub(crate) fn run(command: &cli::Region) -> Outcome {
 }
 
 /// What kind of failure a backing's is.
-fn failure(error: &BackingError) -> Failure {
+pub(crate) fn failure(error: &BackingError) -> Failure {
     let kind = match error {
         BackingError::Io { source, .. } => match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Kind::Host,

@@ -1,6 +1,7 @@
 //! From a configuration to regions, partitions and the controllers of their
 //! agents. Nothing runs yet when this is done.
 
+use super::observed::Watched;
 use super::signals::Stop;
 use crate::config;
 use crate::config::Backing;
@@ -74,6 +75,8 @@ pub(super) struct Seated {
 pub(super) struct Built {
     pub(super) partitions: Vec<Running>,
     pub(super) hosts: BTreeMap<String, Seated>,
+    /// What operators see of it.
+    pub(super) watched: Watched,
 }
 
 /// Makes the regions and starts the partitions.
@@ -85,6 +88,7 @@ pub(super) fn build(
     stop: &Stop,
 ) -> Result<Built, Failure> {
     let regions = RegionHost::new();
+    let watched = Watched::new(regions.clone());
     for region in &config.regions {
         regions
             .create(&region_handle(region, folder))
@@ -93,6 +97,7 @@ pub(super) fn build(
     let mut built = Built {
         partitions: Vec::new(),
         hosts: BTreeMap::new(),
+        watched,
     };
     // The host first: it is peer 0, and its doorbells are there for the others.
     for partition in &config.partitions {
@@ -108,6 +113,7 @@ pub(super) fn build(
         starting.push(assemble(kvm, partition, &regions, folder, sandbox)?);
     }
     for mut assembled in starting {
+        built.watched.add(assembled.partition.observer());
         assembled.partition.start().map_err(|e| vmm(&e))?;
         let partition = Rc::new(assembled.partition);
         if let Some((region, peer)) = &assembled.agent

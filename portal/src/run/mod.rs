@@ -4,6 +4,7 @@
 //! one after the other on the main thread, which also watches for signals.
 
 mod build;
+mod observed;
 mod signals;
 mod tasks;
 
@@ -47,6 +48,8 @@ pub(crate) fn run(args: &cli::Run) -> Outcome {
     let stop = Stop::listen()?;
     let folder = args.file.parent().unwrap_or(Path::new(""));
     let mut built = build::build(&kvm, &config, folder, args.confinement.sandbox(), &stop)?;
+    // Its path goes when it is dropped.
+    let _control = built.watched.serve(args)?;
     let worked = tasks::await_agents(&mut built).and_then(|()| tasks::run(&config, &mut built));
     if worked.is_ok() && !args.until_done && !stop.asked() {
         print::line("running; Ctrl-C stops");
