@@ -44,7 +44,10 @@ pub(crate) fn guest(name: &str, vmm: Vmm) -> Guest {
     let mut guest = Guest::new(name).ivshmem("lake");
     if bell(vmm) == "vfio" {
         guest.iommu = true;
-        guest = guest.modules(&["vfio_pci", "vfio_iommu_type1"]);
+        // The emulated IOMMU remaps no interrupts, which VFIO wants to be told.
+        guest = guest
+            .modules(&["vfio_pci", "vfio_iommu_type1"])
+            .line("echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts");
     }
     guest
 }

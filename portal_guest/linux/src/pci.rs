@@ -117,6 +117,7 @@ impl Function {
         Ok(Config {
             file: file.map_err(GuestError::os("open", &path))?,
             path,
+            command: 0,
         })
     }
 
@@ -163,6 +164,7 @@ impl Function {
 pub struct Config {
     file: File,
     path: PathBuf,
+    command: u16,
 }
 
 impl Config {
@@ -174,12 +176,29 @@ impl Config {
         self.change(0, MEMORY)
     }
 
-    /// Lets INTx through: `uio_pci_generic` disables it at each interrupt.
+    /// Lets INTx through: `uio_pci_generic` disables it at each interrupt. To be
+    /// called after [`Self::remember`]: writes the command register without reading
+    /// it, because each access is an exit to the VMM.
     ///
     /// # Errors
     /// [`GuestError::Os`].
     pub fn enable_intx(&self) -> Result<(), GuestError> {
-        self.change(INTX_DISABLE, 0)
+        let command = (self.command & !INTX_DISABLE).to_le_bytes();
+        let written = self.file.write_all_at(&command, COMMAND);
+        written.map_err(GuestError::os("configure", &self.path))
+    }
+
+    /// Keeps the command register as it is now, once a driver has the function and
+    /// nobody else changes it.
+    ///
+    /// # Errors
+    /// [`GuestError::Os`].
+    pub fn remember(mut self) -> Result<Self, GuestError> {
+        let mut command = [0; 2];
+        let read = self.file.read_exact_at(&mut command, COMMAND);
+        read.map_err(GuestError::os("read", &self.path))?;
+        self.command = u16::from_le_bytes(command);
+        Ok(self)
     }
 
     /// Makes it bus master, which messages of MSI-X need.
@@ -265,7 +284,7 @@ mod tests {
         config.master().unwrap();
         let read = || fs::read(folder.join("config")).unwrap()[4..6].to_vec();
         assert_eq!(read(), [0x06, 0x04]);
-        config.enable_intx().unwrap();
+        config.remember().unwrap().enable_intx().unwrap();
         assert_eq!(read(), [0x06, 0x00]);
     }
 }

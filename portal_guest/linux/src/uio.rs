@@ -64,7 +64,7 @@ impl IntxBell {
             .ok_or_else(|| failed("the kernel made no uio device"))?;
         let node = Path::new("/dev").join(node.file_name());
         let uio = File::options().read(true).write(true).open(&node);
-        let config = function.config()?;
+        let config = function.config()?.remember()?;
         // What rang before is nobody's any more.
         registers.take_status();
         registers.set_mask(1);

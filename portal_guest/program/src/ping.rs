@@ -27,6 +27,8 @@ const LONGEST: u64 = 60_000_000_000;
 pub(crate) struct Trips {
     histogram: Histogram<u64>,
     slept: u64,
+    /// Sleeps that no doorbell ended: the program looked by itself.
+    unheard: u64,
 }
 
 pub(crate) fn run(place: &Place, args: &cli::Ping) -> Outcome {
@@ -85,6 +87,7 @@ pub(crate) fn trips(
     Ok(Trips {
         histogram,
         slept: link.waits().slept,
+        unheard: link.waits().timed_out,
     })
 }
 
@@ -93,7 +96,7 @@ impl Trips {
         let h = &self.histogram;
         let at = |quantile| Duration::from_nanos(h.value_at_quantile(quantile));
         format!(
-            "{} round trips: min {:?}  p50 {:?}  p90 {:?}  p99 {:?}  p99.9 {:?}  max {:?}  ({} sleeps)",
+            "{} round trips: min {:?}  p50 {:?}  p90 {:?}  p99 {:?}  p99.9 {:?}  max {:?}  ({} sleeps, {} of them ended by no doorbell)",
             h.len(),
             Duration::from_nanos(h.min()),
             at(0.5),
@@ -102,6 +105,7 @@ impl Trips {
             at(0.999),
             Duration::from_nanos(h.max()),
             self.slept,
+            self.unheard,
         )
     }
 
@@ -110,6 +114,7 @@ impl Trips {
         let mut json = json!({
             "count": h.len(),
             "slept": self.slept,
+            "unheard": self.unheard,
             "ns": {
                 "min": h.min(),
                 "mean": h.mean(),
