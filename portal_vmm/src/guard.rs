@@ -19,6 +19,8 @@ pub enum Guard {
     LostBacking,
     /// A partition's end ends its places in regions.
     Leaving,
+    /// No more requests of a virtqueue are open than it has entries.
+    OpenRequests,
 }
 
 /// Whether the guard stands.

@@ -68,9 +68,10 @@ fn configuration(kernel: &Path, guests: &[GuestFiles<'_>], regions: &[Region]) -
                     )
                 }
                 Device::Pmem { file, writable } => {
+                    let access = if *writable { "rw" } else { "ro" };
                     writeln!(
                         text,
-                        "kind = \"pmem\"\nfile = {file:?}\nwritable = {writable}"
+                        "kind = \"pmem\"\npath = {file:?}\naccess = {access:?}"
                     )
                 }
             };

@@ -232,8 +232,7 @@ impl Common {
     }
 
     pub(crate) fn acceptable(&self, features: u64) -> bool {
-        let offered = features & !self.offered == 0 || !stands(Guard::OfferedFeatures);
-        offered && features & VERSION_1 != 0
+        features & !self.offered == 0 && features & VERSION_1 != 0
     }
 
     /// Status bits are only ever added (2.1.1); 0 resets.

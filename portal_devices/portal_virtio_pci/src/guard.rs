@@ -8,8 +8,6 @@ pub enum Guard {
     ActiveQueue,
     /// Features stay as they were accepted.
     AcceptedFeatures,
-    /// Only features that were offered are accepted.
-    OfferedFeatures,
     /// Saved registers are such as a driver could have written.
     SavedRegisters,
 }
