@@ -120,6 +120,14 @@ fn size_out_of_limits() {
 }
 
 #[test]
+fn interrupts_have_a_budget_above_none() {
+    let told = ["partition.a.interrupt_budget: 0 is not"];
+    flawed("ram = ", "interrupt_budget = 0\nram = ", &told);
+    let good = GOOD.replace("ram = ", "interrupt_budget = 500\nram = ");
+    assert_eq!(check(good.as_bytes()).code, 0);
+}
+
+#[test]
 fn size_that_is_none() {
     flawed(
         "\"64 MiB\"",

@@ -22,6 +22,7 @@ use crate::hv::MsiMessage;
 use crate::hv::StopCause;
 use crate::listener;
 use crate::listener::Listening;
+use crate::platform::Paths;
 use crate::platform::Resources;
 use crate::storage::Storage;
 use crate::virtqueue::Broken;
@@ -43,6 +44,7 @@ use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A device and what its binding may reach on its behalf: what a resolver makes
 /// of a handle.
@@ -471,7 +473,7 @@ impl Binding {
     }
 
     fn connect(&mut self, vector: u16, msi: Msi, on: &Resources) -> Result<(), VmmError> {
-        if !on.paths.interrupts {
+        if !on.paths.interrupts || !on.paths.gap.is_zero() {
             // The device answers each `Rung` with `Raise`.
             return self.listen(vector, on);
         }
@@ -485,8 +487,13 @@ impl Binding {
     fn listen(&mut self, vector: u16, on: &Resources) -> Result<(), VmmError> {
         self.disconnect(vector, on)?;
         let bell = self.needed_bell(vector)?;
-        let fences = on.paths.fences;
-        let listening = listener::listen(&on.owner, fences, self.index, vector, bell)?;
+        let Paths { fences, gap, .. } = on.paths;
+        let gap = if stands(Guard::Budget) {
+            gap
+        } else {
+            Duration::ZERO
+        };
+        let listening = listener::listen(&on.owner, fences, self.index, vector, bell, gap)?;
         self.listening.insert(vector, listening);
         Ok(())
     }

@@ -51,6 +51,7 @@ use portal_resources::FixedRegionHandle;
 use portal_resources::PciDevice;
 use portal_resources::Resource;
 use std::borrow::Cow;
+use std::num::NonZeroU32;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,6 +105,9 @@ pub struct PartitionBuilder {
     /// Whether doorbells may take the kernel's path; off, every one leaves the
     /// guest for user space.
     pub kernel_doorbells: bool,
+    /// Most interrupts a second that one vector of a device may bring, however
+    /// often it is rung; `None` leaves interrupts to the kernel, without a limit.
+    pub interrupt_budget: Option<NonZeroU32>,
 }
 
 impl PartitionBuilder {
@@ -124,6 +128,7 @@ impl PartitionBuilder {
             devices: Vec::new(),
             members: Vec::new(),
             kernel_doorbells: true,
+            interrupt_budget: None,
         }
     }
 
@@ -244,6 +249,16 @@ impl PartitionBuilder {
         self
     }
 
+    /// Bounds the interrupts of each vector of each device, a second. Peers that
+    /// ring flat out otherwise decide how much of a vCPU's time its interrupt
+    /// handler takes. Rings beyond the budget are not lost: they are one
+    /// interrupt, later. The price is that a thread brings each interrupt in,
+    /// in place of the kernel.
+    pub fn interrupt_budget(mut self, a_second: NonZeroU32) -> Self {
+        self.interrupt_budget = Some(a_second);
+        self
+    }
+
     fn config(&self, field: &'static str, value: impl ToString, limit: String) -> VmmError {
         VmmError::Config {
             partition: self.name.clone(),
@@ -326,6 +341,9 @@ impl PartitionBuilder {
         let paths = Paths {
             doorbells: self.kernel_doorbells && hypervisor.capabilities().ioeventfd,
             interrupts: hypervisor.capabilities().irqfd,
+            gap: self
+                .interrupt_budget
+                .map_or(Duration::ZERO, |most| Duration::from_secs(1) / most.get()),
             fences: self.sandbox,
         };
         let queue_memory = QueueMemory::new(&ram)

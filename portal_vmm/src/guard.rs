@@ -21,6 +21,8 @@ pub enum Guard {
     Leaving,
     /// No more requests of a virtqueue are open than it has entries.
     OpenRequests,
+    /// A vector interrupts no more often than its partition's budget.
+    Budget,
 }
 
 /// Whether the guard stands.

@@ -57,6 +57,7 @@ use portal_device::Input;
 use portal_ivshmem::IvshmemV1;
 use portal_ivshmem::IvshmemV1Config;
 use portal_ivshmem::Window;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
@@ -67,6 +68,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 const RAM: u64 = 4 << 20;
 const SIZE: u64 = 1 << 20;
@@ -74,6 +76,7 @@ const SIZE: u64 = 1 << 20;
 const PATHS: Paths = Paths {
     doorbells: true,
     interrupts: true,
+    gap: Duration::ZERO,
     fences: Sandbox::OFF,
 };
 /// Accesses of one guest's life.
@@ -346,7 +349,47 @@ fn check(guest: &Guest) {
     }
 }
 
+/// Moves a BAR as a driver would (decoding off, new address, decoding on), to
+/// where something else is, to its edge, or back.
+fn move_bar(guest: &mut Guest, random: &mut Random) -> Result<(), StopCause> {
+    let slots = guest.recorder.slots.lock().unwrap();
+    let taken: Vec<_> = slots.values().map(|slot| (slot.0, slot.1.len())).collect();
+    drop(slots);
+    let (start, len) = random.pick(&taken);
+    let to = match random.below(8) {
+        0..4 => start,
+        4 => start.wrapping_add(len),
+        5 => start.wrapping_sub(SIZE),
+        6 => random.pick(&[
+            abi::ECAM_GPA,
+            abi::BAR32_GPA,
+            abi::IOAPIC_GPA,
+            abi::LAPIC_GPA,
+        ]),
+        _ => abi::WINDOW64_GPA + SIZE * random.below(64),
+    };
+    let function = abi::ECAM_GPA + ((1 + random.below(2)) << 15);
+    let mut write = |register: u64, value: u32| {
+        let bytes = value.to_le_bytes();
+        guest.vcpu.mmio_write(function + register, &bytes)
+    };
+    let bar = if to >> 32 == 0 {
+        0x10 + 4 * random.below(2)
+    } else {
+        0x18
+    };
+    write(0x04, 0x4)?;
+    write(bar, to as u32)?;
+    if bar == 0x18 {
+        write(0x1C, (to >> 32) as u32)?;
+    }
+    write(0x04, 0x6)
+}
+
 fn attack(guest: &mut Guest, random: &mut Random) -> Result<(), StopCause> {
+    if random.below(16) == 0 {
+        return move_bar(guest, random);
+    }
     let recorder = guest.recorder.clone();
     let len = random.pick(&[1, 2, 4, 4, 4, 8, 3, 5, 6, 7]);
     let bytes = value(random, &recorder).to_le_bytes();
@@ -391,11 +434,13 @@ fn attack(guest: &mut Guest, random: &mut Random) -> Result<(), StopCause> {
     }
 }
 
-/// One guest's life of this many accesses. Panics where a promise is broken.
-fn live(accesses: u64, random: &mut Random) {
+/// One guest's life of this many accesses. Panics where a promise is broken;
+/// `made` is how many there were until then.
+fn live(accesses: u64, made: &Cell<u64>, random: &mut Random) {
     let mut guest = guest();
     let at_build = guest.recorder.slots.lock().unwrap().len();
     for access in 0..accesses {
+        made.set(access + 1);
         let before = guest.recorder.slots.lock().unwrap().len();
         if let Err(StopCause::Fault(kind)) = attack(&mut guest, random) {
             let expected = matches!(
@@ -430,9 +475,10 @@ const HARNESS: Harness = Harness {
 
 /// A life as a batch of cases; a broken promise ends it as one failure.
 fn batch(left: u64, random: &mut Random) -> (u64, u64) {
-    let accesses = left.min(LIFE);
-    let lived = catch_unwind(AssertUnwindSafe(|| live(accesses, random)));
-    (accesses, u64::from(lived.is_err()))
+    let made = Cell::new(0);
+    let life = || live(left.min(LIFE), &made, random);
+    let lived = catch_unwind(AssertUnwindSafe(life));
+    (made.get(), u64::from(lived.is_err()))
 }
 
 #[test]

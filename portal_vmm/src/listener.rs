@@ -1,10 +1,14 @@
 //! One thread for the events that no kernel path delivers: it waits for all of
 //! them and tells each one's device.
 //!
-//! Used for INTx, whose status register the device keeps, and on hosts without
-//! irqfd. A vector with an interrupt route never comes here. The thread starts
-//! with the first event that needs it and stays; its fences are those of the
-//! partition that needed it first.
+//! Used for INTx, whose status register the device keeps, on hosts without irqfd,
+//! and for partitions with a budget of interrupts. A vector with an interrupt
+//! route never comes here. The thread starts with the first event that needs it
+//! and stays; its fences are those of the partition that needed it first.
+//!
+//! Distrusted: whoever rings. An event counts up and is taken at once, however
+//! often it rang. With a budget, it is not even looked at again before its time
+//! has come: a flood costs this thread as little as it costs the partition.
 
 use crate::Sandbox;
 use crate::VmmError;
@@ -13,9 +17,11 @@ use crate::sandbox;
 use crate::sandbox::ThreadKind;
 use hv_shmem::doorbell::EventFd;
 use portal_device::Input;
+use rustix::event::Timespec;
 use rustix::event::epoll;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -23,6 +29,8 @@ use std::sync::MutexGuard;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::Weak;
+use std::time::Duration;
+use std::time::Instant;
 
 /// Bytes of the thread's stack.
 const STACK: usize = 128 << 10;
@@ -38,6 +46,20 @@ struct Target {
     device: usize,
     vector: u16,
     bell: Arc<EventFd>,
+    /// Shortest time between two interrupts; zero is no limit.
+    gap: Duration,
+}
+
+impl Target {
+    /// With a limit, the event is switched off when it has rung, until it may
+    /// ring again.
+    fn flags(gap: Duration) -> epoll::EventFlags {
+        let how = match gap.is_zero() {
+            true => epoll::EventFlags::ET,
+            false => epoll::EventFlags::ONESHOT,
+        };
+        epoll::EventFlags::IN | how
+    }
 }
 
 struct Listener {
@@ -56,6 +78,7 @@ struct Targets {
 pub(crate) struct Listening {
     token: u64,
     bell: Arc<EventFd>,
+    gap: Duration,
 }
 
 fn failed(call: &'static str, errno: Errno) -> VmmError {
@@ -93,7 +116,8 @@ fn listener(fences: Sandbox) -> Result<&'static Arc<Listener>, VmmError> {
     Ok(LISTENER.get_or_init(|| listener))
 }
 
-/// From now on every ring of `bell` is an [`Input::Rung`] of that device.
+/// From now on every ring of `bell` is an [`Input::Rung`] of that device, with
+/// at least `gap` between two of them; rings in between are one.
 ///
 /// # Errors
 /// [`VmmError::Hypervisor`].
@@ -103,6 +127,7 @@ pub(crate) fn listen(
     device: usize,
     vector: u16,
     bell: Arc<EventFd>,
+    gap: Duration,
 ) -> Result<Listening, VmmError> {
     let listener = listener(fences)?;
     let mut targets = listener.targets();
@@ -115,6 +140,7 @@ pub(crate) fn listen(
             device,
             vector,
             bell: bell.clone(),
+            gap,
         },
     );
     drop(targets);
@@ -122,13 +148,13 @@ pub(crate) fn listen(
         &listener.epoll,
         &*bell,
         epoll::EventData::new_u64(token),
-        epoll::EventFlags::IN | epoll::EventFlags::ET,
+        Target::flags(gap),
     );
     if let Err(errno) = added {
         listener.targets().by_token.remove(&token);
         return Err(failed("epoll_ctl", errno));
     }
-    Ok(Listening { token, bell })
+    Ok(Listening { token, bell, gap })
 }
 
 impl Listening {
@@ -136,7 +162,7 @@ impl Listening {
     pub(crate) fn again(&self) {
         if let Ok(listener) = listener(Sandbox::default()) {
             let data = epoll::EventData::new_u64(self.token);
-            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            let flags = Target::flags(self.gap);
             // An event that is gone has nothing to tell.
             let _ = epoll::modify(&listener.epoll, &*self.bell, data, flags);
         }
@@ -160,13 +186,13 @@ impl Listener {
 
     fn run(&self) {
         let mut events = Vec::with_capacity(BATCH);
+        // When which event may ring again: at most one entry for each.
+        let mut resting = BTreeSet::new();
         loop {
+            let left = self.wake_rested(&mut resting);
             events.clear();
-            match epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                None,
-            ) {
+            let space = rustix::buffer::spare_capacity(&mut events);
+            match epoll::wait(&self.epoll, space, left.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => {
                     tracing::error!(%errno, "INTx is not delivered any more");
@@ -174,12 +200,37 @@ impl Listener {
                 }
             }
             for event in &events {
-                let target = self.targets().by_token.get(&event.data.u64()).cloned();
+                let token = event.data.u64();
+                let target = self.targets().by_token.get(&token).cloned();
                 if let Some(target) = target {
                     target.tell();
+                    if !target.gap.is_zero() {
+                        resting.insert((Instant::now() + target.gap, token));
+                    }
                 }
             }
         }
+    }
+
+    /// Switches events on again whose time has come; how long until the next.
+    fn wake_rested(&self, resting: &mut BTreeSet<(Instant, u64)>) -> Option<Timespec> {
+        let now = Instant::now();
+        while let Some(&(due, token)) = resting.first() {
+            if due > now {
+                let left = due - now;
+                return Some(Timespec {
+                    tv_sec: left.as_secs() as i64,
+                    tv_nsec: left.subsec_nanos().into(),
+                });
+            }
+            resting.pop_first();
+            if let Some(target) = self.targets().by_token.get(&token) {
+                let data = epoll::EventData::new_u64(token);
+                // Fails only when the event is not there any more.
+                let _ = epoll::modify(&self.epoll, &*target.bell, data, Target::flags(target.gap));
+            }
+        }
+        None
     }
 }
 

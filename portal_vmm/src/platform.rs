@@ -42,6 +42,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::RwLock;
 use std::sync::RwLockWriteGuard;
+use std::time::Duration;
 
 /// What a binding carries effects out on.
 pub(crate) struct Resources {
@@ -63,6 +64,8 @@ pub(crate) struct Paths {
     pub(crate) doorbells: bool,
     /// Events become interrupts without a thread (irqfd).
     pub(crate) interrupts: bool,
+    /// Shortest time between two interrupts of one vector; zero is no limit.
+    pub(crate) gap: Duration,
     /// Fences of a thread that has to be started.
     pub(crate) fences: Sandbox,
 }

@@ -1,9 +1,11 @@
 //! The threats of TRUST.md that only real partitions can show: stores to others'
-//! sections, backings that go away, partitions that die.
+//! sections, backings that go away, partitions that die, doorbells without end.
 #![expect(unsafe_code, reason = "images are assembled into the test binary")]
 
 mod evidence;
 mod guest;
+#[path = "guest/hear.rs"]
+mod hear;
 
 use evidence::Harness;
 use evidence::Random;
@@ -13,6 +15,7 @@ use guest::partition;
 use hv_shmem::backing::Backing;
 use hv_shmem::backing::BackingConfig;
 use hv_shmem::backing::Storage;
+use hv_shmem::doorbell::Doorbell;
 use hv_shmem::layout::PeerId;
 use hv_shmem::layout::RegionSpec;
 use hv_shmem::mem::SharedMem;
@@ -22,7 +25,9 @@ use portal_resources::IvshmemV1Handle;
 use portal_resources::PciDevice;
 use portal_resources::RegionHandle;
 use portal_resources::Resource;
+use portal_vmm::Bells;
 use portal_vmm::DeniedWrite;
+use portal_vmm::Fabric;
 use portal_vmm::FaultKind;
 use portal_vmm::Join;
 use portal_vmm::Kvm;
@@ -99,7 +104,7 @@ fn count(partition: &Partition) -> u32 {
     u32::from_le_bytes(bytes)
 }
 
-fn wait_for(partition: &Partition, what: impl Fn() -> bool) {
+fn wait_for(partition: &Partition, mut what: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !what() {
         assert!(
@@ -263,6 +268,86 @@ fn t10_a_partition_dies() {
     }
 }
 
+const FLOOD: Harness = Harness {
+    threat: "T3",
+    what: "a second of rings flat out; interrupts within the budget, memory constant",
+    cases: 1,
+};
+
+/// Interrupts a second that the victim of a flood has set.
+const BUDGET: u32 = 100;
+/// Interrupts that may come in beside the budget's: the first, and one under way.
+const SLACK: f64 = 2.0;
+/// Most that this process may grow by while it is flooded, in KiB.
+const GROWTH_KIB: u64 = 1024;
+
+/// Memory of this process in KiB.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    kib.expect("a number of KiB")
+}
+
+/// Seconds of one flood, by a thread that does nothing but ring: seven million
+/// times a second, where a partition comes to some thirty thousand. Each second
+/// is a case.
+fn flood(hypervisor: &Kvm, seconds: u64) -> (u64, u64) {
+    let region = region(true, Storage::Memfd);
+    let bells = Bells::new();
+    bells.add(1, 2).unwrap();
+    let victim = partition("victim", hear::hear_vector_0())
+        .deadline(Duration::from_secs(seconds + 30))
+        .interrupt_budget(BUDGET.try_into().unwrap())
+        .device(hear::ivshmem(&region, 1, &bells));
+    let mut victim = victim.build(hypervisor).unwrap();
+    victim
+        .write_ram(0x18_0000, &u32::MAX.to_le_bytes())
+        .unwrap();
+    victim.start().unwrap();
+    let mut listens = [0];
+    wait_for(&victim, || {
+        victim.read_ram(0x18_0020, &mut listens).unwrap();
+        listens == [1]
+    });
+    let bell = bells.bell(1, 0).unwrap();
+    let before = resident();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    let failures = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(relaxed) {
+                bell.ring().unwrap();
+            }
+        });
+        let failed = (0..seconds).filter(|_| {
+            let (taken, begin) = (count(&victim), Instant::now());
+            std::thread::sleep(Duration::from_secs(1));
+            let taken = f64::from(count(&victim) - taken);
+            let allowed = f64::from(BUDGET) * begin.elapsed().as_secs_f64() + SLACK;
+            let grown = resident().saturating_sub(before);
+            // Some must come: the flood does not silence the doorbell either.
+            let held = (1.0..=allowed).contains(&taken) && grown < GROWTH_KIB;
+            if !held {
+                eprintln!("{taken} interrupts, {allowed:.0} allowed; {grown} KiB more");
+            }
+            !held
+        });
+        let failed = failed.count() as u64;
+        over.store(true, relaxed);
+        failed
+    });
+    assert_eq!(victim.stop().unwrap(), Outcome::Stopped);
+    (seconds, failures)
+}
+
+#[test]
+fn t3_a_flood_of_doorbells_stays_within_the_budget() {
+    if let Some(hypervisor) = hypervisor() {
+        FLOOD.holds(|left, _| flood(&hypervisor, left));
+    }
+}
+
 #[cfg(feature = "negative_control")]
 mod control {
     use super::*;
@@ -285,6 +370,16 @@ mod control {
             let name = "a load from a region that is gone is not answered";
             TRUNCATIONS.fails(name, |_, random| {
                 without(Guard::LostBacking, || truncation(&hypervisor, random))
+            });
+        }
+    }
+
+    #[test]
+    fn control_t3_budget() {
+        if let Some(hypervisor) = hypervisor() {
+            let name = "a vector interrupts no more often than the budget";
+            FLOOD.fails(name, |_, _| {
+                without(Guard::Budget, || flood(&hypervisor, 1))
             });
         }
     }

@@ -69,6 +69,8 @@ pub(crate) struct Partition {
     pub vcpus: Located<u64>,
     /// Bytes of guest RAM.
     pub ram: Located<u64>,
+    /// Most interrupts a second that a vector may bring.
+    pub interrupt_budget: Option<Located<u64>>,
     /// What it runs.
     pub guest: Guest,
     /// Where its console's output goes.

@@ -133,6 +133,9 @@ fn backing(table: &mut Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Backing>
     }
 }
 
+/// Most interrupts a second that a budget may allow: more than a vCPU can take.
+const INTERRUPT_BUDGET_MAX: u64 = 1_000_000;
+
 fn partition(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Partition> {
     let name = name_of(&mut table, "partition", flaws);
     let vcpus = table.number("vcpus", 1..u64::from(abi::MAX_VCPUS) + 1, flaws);
@@ -144,6 +147,7 @@ fn partition(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Partiti
     if !ram.value.is_multiple_of(PAGE) {
         flaws.push(ram.flaw(format!("{} is no multiple of 4 KiB", bytes(ram.value))));
     }
+    let interrupt_budget = table.number("interrupt_budget", 1..INTERRUPT_BUDGET_MAX + 1, flaws);
     let guest = guest(&mut table, flaws);
     let console = console(&mut table, flaws);
     let mut devices = Vec::new();
@@ -155,6 +159,7 @@ fn partition(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Partiti
         name: name?,
         vcpus,
         ram,
+        interrupt_budget,
         guest: guest?,
         console: console?,
         devices,

@@ -47,6 +47,7 @@ use portal_vmm::Writable;
 use portal_vmm::resolvers;
 use portal_vmm::resolvers::DeviceContext;
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -179,6 +180,10 @@ fn assemble(
         .sandbox(sandbox)
         .console(console(config, folder)?)
         .deadline(Duration::MAX);
+    builder.interrupt_budget = config
+        .interrupt_budget
+        .as_ref()
+        .and_then(|most| NonZeroU32::new(most.value as u32));
     let agent_region = match &config.guest {
         Guest::Warp { .. } => config.agent_region(),
         Guest::Image { .. } | Guest::Linux { .. } => None,

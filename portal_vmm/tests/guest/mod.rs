@@ -45,7 +45,7 @@ macro_rules! image {
             concat!("image_", stringify!($name), "_end:"),
             ".popsection",
         );
-        fn $name() -> &'static [u8] {
+        pub(crate) fn $name() -> &'static [u8] {
             unsafe extern "C" {
                 #[link_name = concat!("image_", stringify!($name), "_start")]
                 static START: u8;
