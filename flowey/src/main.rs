@@ -6,6 +6,7 @@
 //! lacks (a nightly toolchain, a usable /dev/kvm) is said on one line and skipped.
 
 mod book;
+mod contribution;
 mod evidence;
 mod fuzz;
 mod lab;
@@ -86,6 +87,24 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         page: Option<PathBuf>,
     },
+    /// Puts our files and lines into a checkout of OpenVMM.
+    #[command(
+        long_about = "Puts our files and lines into a checkout of OpenVMM.\n\nOnce more changes \
+        nothing. Nothing is fetched and nothing is built; the Guide's chapter on OpenVMM says \
+        what to do before and after."
+    )]
+    Contribution {
+        /// The checkout.
+        #[arg(long, value_name = "DIR")]
+        upstream: PathBuf,
+        /// Only these; all when absent.
+        #[arg(long, value_name = "NAME", value_parser = contribution::names())]
+        only: Vec<String>,
+        /// Also into another commit than the one it was made against; says which
+        /// places it could not find.
+        #[arg(long)]
+        any_commit: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -109,6 +128,11 @@ fn main() -> ExitCode {
             };
             evidence::run(full, seed, &output).map(|(_, broken)| broken == 0)
         }
+        Command::Contribution {
+            upstream,
+            only,
+            any_commit,
+        } => contribution::run(&upstream, &only, any_commit),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

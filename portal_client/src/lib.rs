@@ -42,6 +42,7 @@ pub use peer::Peer;
 pub use portal_protocol::Refusal;
 pub use portal_protocol::RefusalCode;
 pub use portal_protocol::RegionInfo;
+pub use portal_protocol::session;
 pub use portal_protocol::session::Neighbour;
 pub use portal_protocol::session::Phase;
 

@@ -152,6 +152,8 @@ pub struct Peer {
     session: Session<Arc<EventFd>>,
     /// Not told to the program yet.
     untold: Option<Event>,
+    /// Its word in the state table, if it has one.
+    published: Option<u32>,
     next_try: Instant,
     pause: Duration,
 }
@@ -193,6 +195,7 @@ impl Peer {
             passed_on,
             session: Session::default(),
             untold: None,
+            published: None,
             next_try: Instant::now(),
             pause: BACKOFF.0,
         };
@@ -321,7 +324,7 @@ impl Peer {
     /// # Errors
     /// [`ClientError`].
     pub fn ready(&mut self) -> Result<(), ClientError> {
-        self.request(Request::Ready)
+        self.request(Request::Ready, &[])
     }
 
     /// Says that it takes no new work.
@@ -329,7 +332,7 @@ impl Peer {
     /// # Errors
     /// [`ClientError`].
     pub fn quiesce(&mut self) -> Result<(), ClientError> {
-        self.request(Request::Quiesce)
+        self.request(Request::Quiesce, &[])
     }
 
     /// Leaves, and knows that the switchboard knows.
@@ -337,20 +340,48 @@ impl Peer {
     /// # Errors
     /// [`ClientError`].
     pub fn leave(mut self) -> Result<(), ClientError> {
-        self.request(Request::Leave)
+        self.request(Request::Leave, &[])
     }
 
-    fn request(&mut self, request: Request) -> Result<(), ClientError> {
-        let done = self.try_request(request);
+    /// Hears on these events from now on, as many as before: for hosts that can
+    /// make the events of their interrupt routes only after they have joined.
+    /// Those of [`Self::passed_on`] stay. While the switchboard is gone it is told
+    /// when it is back.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn hear_on(&mut self, bells: Vec<Arc<EventFd>>) -> Result<(), ClientError> {
+        let vectors = u16::try_from(bells.len()).unwrap_or(u16::MAX);
+        let told = self.request(Request::HearOn { vectors }, &bells);
+        match told {
+            Ok(()) | Err(ClientError::Lost) => self.bells = bells,
+            Err(_) => {}
+        }
+        told
+    }
+
+    /// Writes its word in the state table of ivshmem v2. While the switchboard is
+    /// gone that is done when it is back.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn publish(&mut self, state: u32) -> Result<(), ClientError> {
+        self.published = Some(state);
+        self.request(Request::Publish { state }, &[])
+    }
+
+    fn request(&mut self, request: Request, bells: &[Arc<EventFd>]) -> Result<(), ClientError> {
+        let done = self.try_request(request, bells);
         if matches!(done, Err(ClientError::Lost)) {
             self.detach();
         }
         done
     }
 
-    fn try_request(&mut self, request: Request) -> Result<(), ClientError> {
+    fn try_request(&mut self, request: Request, bells: &[Arc<EventFd>]) -> Result<(), ClientError> {
         let link = self.link.as_mut().ok_or(ClientError::Lost)?;
-        link.ask(&request, &[])?;
+        let fds: Vec<_> = bells.iter().map(|bell| bell.as_fd()).collect();
+        link.ask(&request, &fds)?;
         loop {
             match link.answer()? {
                 (Reply::Done, _) => return Ok(()),
@@ -462,6 +493,9 @@ impl Peer {
         self.session.reconnected();
         self.link = Some(link);
         self.catch_up()?;
+        if let Some(state) = self.published {
+            self.try_request(Request::Publish { state }, &[])?;
+        }
         // Nobody was told that it was away: then it was not.
         self.untold = match self.untold {
             Some(Event::Detached) => None,

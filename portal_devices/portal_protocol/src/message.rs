@@ -112,6 +112,17 @@ pub enum Request {
     Quiesce,
     /// It leaves. The connection stays for other requests.
     Leave,
+    /// It hears on other events from now on. Descriptors: these events, as many as
+    /// when it joined.
+    HearOn {
+        /// How many.
+        vectors: u16,
+    },
+    /// Its word in the state table of ivshmem v2.
+    Publish {
+        /// The word; 0 says that it is not there.
+        state: u32,
+    },
     /// The inspect tree, as JSON.
     Inspect,
     /// The memory of a region, for reading only, without being a peer of it.
@@ -131,6 +142,8 @@ mod ask {
     pub(super) const LEAVE: u16 = 0x07;
     pub(super) const INSPECT: u16 = 0x08;
     pub(super) const WATCH: u16 = 0x09;
+    pub(super) const HEAR_ON: u16 = 0x0a;
+    pub(super) const PUBLISH: u16 = 0x0b;
 }
 
 fn kind_of(reader: &mut Reader<'_>) -> Result<PeerKind, Malformed> {
@@ -191,6 +204,8 @@ impl Request {
             Self::Ready => Writer::new(ask::READY).end(),
             Self::Quiesce => Writer::new(ask::QUIESCE).end(),
             Self::Leave => Writer::new(ask::LEAVE).end(),
+            Self::HearOn { vectors } => Writer::new(ask::HEAR_ON).u16(*vectors).end(),
+            Self::Publish { state } => Writer::new(ask::PUBLISH).u32(*state).end(),
             Self::Inspect => Writer::new(ask::INSPECT).end(),
             Self::Watch { region } => Writer::new(ask::WATCH).name(region).end(),
         }
@@ -248,6 +263,10 @@ impl Request {
             ask::WATCH => Self::Watch {
                 region: r.name("the region's name")?,
             },
+            ask::HEAR_ON => Self::HearOn {
+                vectors: vectors_of(&mut r)?,
+            },
+            ask::PUBLISH => Self::Publish { state: r.u32()? },
             kind => return Err(Malformed::Kind { kind }),
         };
         r.end()?;
@@ -259,6 +278,7 @@ impl Request {
     pub fn fds(&self) -> usize {
         match self {
             Self::Join(join) if join.own => join.vectors.into(),
+            Self::HearOn { vectors } => (*vectors).into(),
             Self::Reattach(back) => usize::from(back.vectors) + usize::from(back.passed_on),
             _ => 0,
         }

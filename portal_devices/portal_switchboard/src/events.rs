@@ -16,7 +16,8 @@ use std::collections::VecDeque;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<B> {
     /// It was let in. Told once more for the same epoch when the peer has come
-    /// back after a restart of the switchboard, with its bells.
+    /// back after a restart of the switchboard, with its bells, and when it hears
+    /// on other bells.
     Joined {
         /// Its id.
         peer: PeerId,
@@ -82,6 +83,8 @@ pub(crate) struct Life {
     pub(crate) phase: Phase,
     /// Restored, and not back yet: it has no bells.
     pub(crate) away: bool,
+    /// How often it has taken other bells.
+    pub(crate) bells: u32,
 }
 
 /// One step that an inbox owner has to be told.
@@ -159,10 +162,11 @@ fn next_step(told: Life, now: Life) -> Option<(Step, Life)> {
             },
         )),
         _ if !same => Some((Step::Gone { epoch: told.epoch }, Life::default())),
-        _ if told.away && !now.away => Some((
+        _ if (told.away && !now.away) || told.bells != now.bells => Some((
             Step::Joined,
             Life {
-                away: false,
+                away: now.away,
+                bells: now.bells,
                 ..told
             },
         )),
@@ -197,6 +201,7 @@ mod tests {
             epoch,
             phase,
             away: false,
+            bells: 0,
         }
     }
 

@@ -404,6 +404,15 @@ impl<M: SharedMem, B: Clone> Switchboard<M, B> {
         self.region_of(key)?.quiesce(key.peer)
     }
 
+    /// The peer hears on these bells from now on; the others are told. `false`, and
+    /// nothing has changed, when they are not as many as it was let in with.
+    ///
+    /// # Errors
+    /// [`StalePeer`].
+    pub fn hear_on(&mut self, key: &PeerKey, bells: Vec<B>) -> Result<bool, StalePeer> {
+        Ok(self.region_of(key)?.hear_on(key.peer, bells))
+    }
+
     /// The peer's ivshmem v2 state is `state` from now on: its word in the state
     /// table says so. Ringing the others is the business of whoever publishes.
     ///

@@ -114,6 +114,7 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
             epoch,
             phase: Phase::Joined,
             away: false,
+            bells: 0,
         };
         let hops = Counter::default();
         self.peers.insert(
@@ -184,6 +185,7 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
                 epoch: record.epoch,
                 phase,
                 away: true,
+                bells: 0,
             };
             self.peers.insert(
                 peer,
@@ -222,6 +224,19 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
         }
         self.tell_others(peer);
         Ok(())
+    }
+
+    /// A peer hears on other bells from now on, as many as before.
+    pub(crate) fn hear_on(&mut self, peer: PeerId, bells: Vec<B>) -> bool {
+        match self.peers.get_mut(&peer) {
+            Some(record) if record.bells.len() == bells.len() => {
+                record.bells = bells;
+                record.life.bells = record.life.bells.wrapping_add(1);
+                self.tell_others(peer);
+                true
+            }
+            _ => false,
+        }
     }
 
     pub(crate) fn is_away(&self, peer: PeerId) -> bool {

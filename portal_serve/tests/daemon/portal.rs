@@ -23,6 +23,7 @@ use portal_client::Event;
 use portal_client::JoinOptions;
 use portal_client::Peer;
 use portal_client::RefusalCode;
+use portal_client::session;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -134,6 +135,50 @@ fn own_events_are_what_others_ring() {
     let wrong = options("c").own_bells(vec![Arc::new(no_event.into())]);
     let (code, text) = refused(&daemon, &wrong);
     assert_eq!(code, RefusalCode::NotAnEvent, "{text}");
+}
+
+#[test]
+fn a_peer_may_hear_on_other_events_later() {
+    let daemon = Daemon::lake("size=1048576,peers=4,sections=enforced");
+    let event = || Arc::new(EventFd::new().expect("an event"));
+    let (old, new) = (event(), event());
+    let connection = Connection::open(daemon.portal()).expect("listens");
+    let a = connection.join(&options("a").own_bells(vec![old.clone()]));
+    let mut a = a.expect("room");
+    let mut b = join(&daemon, "b");
+    assert!(b.ring(a.id(), 0) && rang(&old));
+
+    a.hear_on(vec![new.clone()]).expect("as many as before");
+    let told = Event::Peer(session::Event::Bells(a.id()));
+    let mut heard = std::iter::from_fn(|| b.wait(Some(PATIENCE)).expect("events"));
+    assert!(heard.any(|event| event == told));
+    assert!(b.ring(a.id(), 0) && rang(&new) && !rang(&old));
+
+    let refused = a.hear_on(vec![event(), event()]);
+    let Err(ClientError::Refused(refusal)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(refusal.code, RefusalCode::Vectors, "{refusal}");
+    assert!(b.ring(a.id(), 0) && rang(&new), "nothing has changed");
+    assert_eq!(b.neighbours()[&a.id()].bells.len(), 1);
+}
+
+#[test]
+fn a_peer_publishes_its_word_of_the_state_table() {
+    let daemon = Daemon::lake("size=1048576,peers=4,sections=enforced");
+    let (mut a, b) = (join(&daemon, "a"), join(&daemon, "b"));
+    let table = b.map().expect("memory");
+    let at = u64::from(a.id().0) * 4;
+    let load = || {
+        table
+            .mem()
+            .load_u32(at, std::sync::atomic::Ordering::Acquire)
+    };
+    assert_ne!(load(), 0x1234_5678);
+    a.publish(0x1234_5678).expect("may");
+    assert_eq!(load(), 0x1234_5678);
+    drop(a);
+    until("the word of who is gone is 0", || load() == 0);
 }
 
 #[test]

@@ -404,7 +404,31 @@ impl<B: Clone> Server<B> {
                 }
                 Ok((Done::Left(key), Answer::Done))
             }
-            (Request::Ready | Request::Quiesce | Request::Leave, _) => Err(Refusal::new(
+            (Request::HearOn { vectors }, Stage::Member(key)) => {
+                host.take(&key.region, key.peer, &bells)?;
+                let taken = board.hear_on(&key, bells);
+                if !taken.map_err(|e| refusals::of_step(&e.into()))? {
+                    let text = format!(
+                        "peer {} of region {} joined with another number of vectors than {vectors}",
+                        key.peer, key.region
+                    );
+                    return Err(Refusal::new(RefusalCode::Vectors, text));
+                }
+                Ok((Done::Stepped(key), Answer::Done))
+            }
+            (Request::Publish { state }, Stage::Member(key)) => {
+                let published = board.publish(&key, state);
+                published.map_err(|e| refusals::of_step(&e))?;
+                Ok((Done::Quiet, Answer::Done))
+            }
+            (
+                Request::Ready
+                | Request::Quiesce
+                | Request::Leave
+                | Request::HearOn { .. }
+                | Request::Publish { .. },
+                _,
+            ) => Err(Refusal::new(
                 RefusalCode::Step,
                 "this connection is no peer; join first",
             )),

@@ -1,0 +1,86 @@
+// Copyright (c) Microsoft Corporation.
+// Licensed under the MIT License.
+
+//! What a mainline Linux guest needs to see.
+
+use crate::Device;
+use guestmem::MappedMemoryRegion;
+use pal_async::DefaultDriver;
+use pal_async::async_test;
+use parking_lot::Mutex;
+use sparse_mmap::AsMappableRef;
+use std::io;
+use std::sync::Arc;
+use virtio::VirtioDevice;
+use vmcore::vm_task::SingleDriverBackend;
+use vmcore::vm_task::VmTaskDriverSource;
+
+/// Smallest region that Linux makes a device of.
+const LEAST: u64 = 2 << 20;
+
+/// Remembers what was mapped: offset, length and whether it can be written.
+#[derive(Default)]
+struct Mapped(Mutex<Vec<(usize, usize, bool)>>);
+
+impl MappedMemoryRegion for Mapped {
+    fn map(
+        &self,
+        offset: usize,
+        _section: &dyn AsMappableRef,
+        _file_offset: u64,
+        len: usize,
+        writable: bool,
+    ) -> io::Result<()> {
+        self.0.lock().push((offset, len, writable));
+        Ok(())
+    }
+
+    fn unmap(&self, _offset: usize, _len: usize) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn device(driver: DefaultDriver, len: u64, writable: bool) -> Device {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(len).unwrap();
+    let driver_source = VmTaskDriverSource::new(SingleDriverBackend::new(driver));
+    Device::new(&driver_source, file, writable).unwrap()
+}
+
+fn mapped(device: &mut Device) -> Vec<(usize, usize, bool)> {
+    let mapped = Arc::new(Mapped::default());
+    let region: Arc<dyn MappedMemoryRegion> = mapped.clone();
+    device.set_shared_memory_region(&region).unwrap();
+    let mapped = mapped.0.lock();
+    mapped.clone()
+}
+
+#[async_test]
+async fn offers_the_shared_memory_region_feature(driver: DefaultDriver) {
+    // Bit 0 tells the driver to take start and length from the region and not
+    // from the configuration registers, which know no address.
+    let traits = device(driver, LEAST, true).traits();
+    assert_eq!(traits.device_features.bank(0) & 1, 1);
+    assert_eq!(traits.shared_memory.id, 0);
+}
+
+#[async_test]
+async fn the_whole_region_is_backed(driver: DefaultDriver) {
+    // The driver takes the region's length, a power of two, for the device's.
+    let mut device = device(driver, LEAST + 4096, true);
+    let size = device.traits().shared_memory.size as usize;
+    let mut end = 0;
+    for (offset, len, _) in mapped(&mut device) {
+        assert_eq!(offset, end);
+        end += len;
+    }
+    assert_eq!(end, size);
+}
+
+#[async_test]
+async fn only_a_writable_device_can_be_written(driver: DefaultDriver) {
+    for writable in [true, false] {
+        let mut device = device(driver.clone(), LEAST, writable);
+        assert_eq!(mapped(&mut device), [(0, LEAST as usize, writable)]);
+    }
+}
