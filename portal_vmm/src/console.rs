@@ -222,9 +222,7 @@ impl Uart {
         for byte in data {
             *byte = self.serial.read(register);
         }
-        if !self.waiting.is_empty() {
-            self.feed();
-        }
+        self.feed();
     }
 
     /// Bytes typed at the console; returns how many were taken.
@@ -238,6 +236,9 @@ impl Uart {
 
     /// Moves waiting input into the UART's buffer, as far as it has room.
     fn feed(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
         let room = self.serial.fifo_capacity().min(self.waiting.len());
         let next: Vec<u8> = self.waiting.iter().take(room).copied().collect();
         if let Ok(taken) = self.serial.enqueue_raw_bytes(&next) {

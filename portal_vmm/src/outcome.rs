@@ -105,6 +105,8 @@ impl fmt::Display for Fault {
 pub enum FaultKind {
     /// A triple fault, or whatever else made the processor shut down.
     Shutdown,
+    /// The guest's kernel said that it panicked.
+    Panic,
     /// A load or store where there is no memory and no device.
     Unmapped {
         /// The address.
@@ -172,6 +174,7 @@ impl fmt::Display for FaultKind {
         let verb = |write: bool| if write { "store to" } else { "load from" };
         match self {
             Self::Shutdown => write!(f, "triple fault"),
+            Self::Panic => write!(f, "its kernel panicked"),
             Self::Unmapped { gpa, len, write } => {
                 write!(f, "{len}-byte {} unmapped address {gpa:#x}", verb(*write))
             }

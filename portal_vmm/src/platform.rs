@@ -388,6 +388,9 @@ impl ExitHandler for VcpuPlatform {
         }
         if self.platform.machine == Machine::Pc && power::claims(port) {
             data.fill(0);
+            if let Some(first) = data.first_mut() {
+                *first = power::read(port);
+            }
             return Ok(());
         }
         data.fill(0xFF);

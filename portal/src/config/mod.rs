@@ -75,6 +75,8 @@ pub(crate) struct Partition {
     pub guest: Guest,
     /// Where its console's output goes.
     pub console: Output,
+    /// What happens when it resets itself.
+    pub on_reset: OnReset,
     /// Its devices, in the order in which they get their places on the bus.
     pub devices: Vec<Device>,
 }
@@ -117,11 +119,22 @@ pub(crate) enum Guest {
     },
 }
 
+/// What a reset of a partition by itself comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnReset {
+    /// It starts again from its files, as the same peers.
+    Restart,
+    /// It has ended.
+    Stop,
+}
+
 /// Where a partition's console output goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Output {
     /// To the terminal, each line with the partition's name in front.
     Prefix,
+    /// The terminal is the console: bytes as they are, both ways.
+    Terminal,
     /// Into a file, which is emptied first.
     File(Located<PathBuf>),
 }

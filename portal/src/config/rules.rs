@@ -5,6 +5,7 @@ use super::Backing;
 use super::Config;
 use super::Device;
 use super::Guest;
+use super::Output;
 use super::Partition;
 use super::Place;
 use super::Region;
@@ -35,6 +36,7 @@ pub(super) fn check(config: &Config, flaws: &mut Vec<Flaw>) {
         flaws,
     );
     one_file_one_region(config, flaws);
+    one_terminal(config, flaws);
     for partition in &config.partitions {
         devices(config, partition, flaws);
         addresses(config, partition, flaws);
@@ -66,6 +68,21 @@ fn one_file_one_region(config: &Config, flaws: &mut Vec<Flaw>) {
                 path.value.display()
             )));
         }
+    }
+}
+
+fn one_terminal(config: &Config, flaws: &mut Vec<Flaw>) {
+    let on_it = config
+        .partitions
+        .iter()
+        .filter(|p| p.console == Output::Terminal);
+    for partition in on_it.skip(1) {
+        flaws.push(
+            partition
+                .name
+                .flaw("another partition's console is the terminal already")
+                .hint("write console = \"prefix\" or console = \"file:PATH\""),
+        );
     }
 }
 

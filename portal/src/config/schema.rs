@@ -4,6 +4,7 @@
 use super::Backing;
 use super::Config;
 use super::Guest;
+use super::OnReset;
 use super::Output;
 use super::Partition;
 use super::Region;
@@ -150,6 +151,11 @@ fn partition(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Partiti
     let interrupt_budget = table.number("interrupt_budget", 1..INTERRUPT_BUDGET_MAX + 1, flaws);
     let guest = guest(&mut table, flaws);
     let console = console(&mut table, flaws);
+    let on_reset = choice(&mut table, "on_reset", &["restart", "stop"], flaws);
+    let on_reset = on_reset.map_or(OnReset::Restart, |found| match found.value.as_str() {
+        "stop" => OnReset::Stop,
+        _ => OnReset::Restart,
+    });
     let mut devices = Vec::new();
     for reader in table.tables("device", flaws) {
         devices.extend(device(reader, flaws));
@@ -162,6 +168,7 @@ fn partition(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Partiti
         interrupt_budget,
         guest: guest?,
         console: console?,
+        on_reset,
         devices,
     })
 }
@@ -251,11 +258,12 @@ fn console(table: &mut Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Output> 
             Some(Output::File(found.map(|_| path)))
         }
         None if found.value == "prefix" => Some(Output::Prefix),
+        None if found.value == "terminal" => Some(Output::Terminal),
         _ => {
             flaws.push(
                 found
                     .flaw(format!("{:?} is not known", found.value))
-                    .hint("it is \"prefix\", or \"file:\" and a path"),
+                    .hint("it is \"prefix\", \"terminal\", or \"file:\" and a path"),
             );
             None
         }

@@ -8,6 +8,7 @@ use crate::config::Backing;
 use crate::config::Config;
 use crate::config::Guest;
 use crate::config::Located;
+use crate::config::OnReset;
 use crate::config::Output;
 use crate::config::Place;
 use crate::exit::Failure;
@@ -37,6 +38,7 @@ use portal_vmm::Join;
 use portal_vmm::Kvm;
 use portal_vmm::LinuxImage;
 use portal_vmm::Member;
+use portal_vmm::Outcome as Ended;
 use portal_vmm::Partition;
 use portal_vmm::PartitionBuilder;
 use portal_vmm::RegionAttachment;
@@ -61,6 +63,8 @@ pub(super) struct Running {
     pub(super) partition: Rc<Partition>,
     /// The region that its agent joins, and as whom.
     pub(super) agent: Option<(String, PeerId)>,
+    /// Who it is in the region of each of its devices, in their order.
+    peers: Vec<Option<PeerId>>,
     /// Its places in regions at fixed addresses; leaving is dropping.
     _members: Vec<Member>,
 }
@@ -71,56 +75,72 @@ pub(super) struct Seated {
     pub(super) member: Member,
 }
 
+/// What partitions are made from, at first and when one starts again.
+pub(super) struct Plan<'c> {
+    pub(super) kvm: &'c Kvm,
+    pub(super) config: &'c Config,
+    pub(super) folder: &'c Path,
+    pub(super) sandbox: Sandbox,
+}
+
 /// Everything that was built. Partitions are dropped, and so stopped, before the
 /// host leaves its regions.
-pub(super) struct Built {
+pub(super) struct Built<'c> {
     pub(super) partitions: Vec<Running>,
     pub(super) hosts: BTreeMap<String, Seated>,
     /// What operators see of it.
     pub(super) watched: Watched,
+    /// The host in regions without agents.
+    _idle: Vec<Member>,
+    regions: RegionHost,
+    plan: Plan<'c>,
 }
 
 /// Makes the regions and starts the partitions.
-pub(super) fn build(
-    kvm: &Kvm,
-    config: &Config,
-    folder: &Path,
-    sandbox: Sandbox,
-    stop: &Stop,
-) -> Result<Built, Failure> {
+pub(super) fn build<'c>(plan: Plan<'c>, stop: &Stop) -> Result<Built<'c>, Failure> {
+    let config = plan.config;
     let regions = RegionHost::new();
-    let watched = Watched::new(regions.clone());
-    for region in &config.regions {
-        regions
-            .create(&region_handle(region, folder))
-            .map_err(|e| vmm(&e))?;
-    }
     let mut built = Built {
         partitions: Vec::new(),
         hosts: BTreeMap::new(),
-        watched,
+        _idle: Vec::new(),
+        watched: Watched::new(regions.clone()),
+        regions,
+        plan,
     };
+    for region in &config.regions {
+        let handle = region_handle(region, built.plan.folder);
+        built.regions.create(&handle).map_err(|e| vmm(&e))?;
+    }
     // The host first: it is peer 0, and its doorbells are there for the others.
     for partition in &config.partitions {
         if let (Guest::Warp { .. }, Some(region)) = (&partition.guest, partition.agent_region())
             && !built.hosts.contains_key(region)
         {
-            let seated = seat(&regions, region)?;
+            let seated = seat(&built.regions, region)?;
             built.hosts.insert(region.to_owned(), seated);
+        }
+    }
+    // Slot 0 is the host's in every region, also where it has nothing to do.
+    for region in &config.regions {
+        let name = region.name.value.as_str();
+        if !built.hosts.contains_key(name) {
+            let join = Join::host("host", Some(HOST.0), HOST_VECTORS);
+            let member = built.regions.join(name, &join).map_err(|e| vmm(&e))?;
+            built._idle.push(member);
         }
     }
     let mut starting = Vec::new();
     for partition in &config.partitions {
-        starting.push(assemble(kvm, partition, &regions, folder, sandbox)?);
+        starting.push(assemble(&built.plan, partition, &built.regions, &[])?);
     }
-    for mut assembled in starting {
+    for assembled in starting {
         built.watched.add(assembled.partition.observer());
-        assembled.partition.start().map_err(|e| vmm(&e))?;
-        let partition = Rc::new(assembled.partition);
-        if let Some((region, peer)) = &assembled.agent
+        let running = assembled.start()?;
+        if let Some((region, peer)) = &running.agent
             && let Some(host) = built.hosts.get_mut(region)
         {
-            let watched = Rc::downgrade(&partition);
+            let watched = Rc::downgrade(&running.partition);
             let stop = stop.clone();
             let seat = Seat {
                 bell: host.member.doorbell(*peer, RING_VECTOR),
@@ -132,14 +152,36 @@ pub(super) fn build(
                 .expect(*peer, seat)
                 .map_err(|e| host_side(&e))?;
         }
-        built.partitions.push(Running {
-            name: assembled.name,
-            partition,
-            agent: assembled.agent,
-            _members: assembled.members,
-        });
+        built.partitions.push(running);
     }
     Ok(built)
+}
+
+impl Built<'_> {
+    /// Starts partitions that have reset themselves again: from their files, as
+    /// the same peers in their next life. Returns their names.
+    pub(super) fn restart(&mut self) -> Result<Vec<String>, Failure> {
+        let mut restarted = Vec::new();
+        let all: &Config = self.plan.config;
+        for (index, config) in all.partitions.iter().enumerate() {
+            let reset =
+                |running: &Running| running.partition.wait(Duration::ZERO) == Some(Ended::Reset);
+            let wanted = config.on_reset == OnReset::Restart;
+            if !wanted || !self.partitions.get(index).is_some_and(reset) {
+                continue;
+            }
+            let peers = {
+                // Gone, with its memory and its places, before it comes again.
+                let ended = self.partitions.remove(index);
+                ended.peers
+            };
+            let assembled = assemble(&self.plan, config, &self.regions, &peers)?;
+            self.watched.add(assembled.partition.observer());
+            self.partitions.insert(index, assembled.start()?);
+            restarted.push(config.name.value.clone());
+        }
+        Ok(restarted)
+    }
 }
 
 /// The host as peer 0 of a region.
@@ -160,16 +202,32 @@ struct Assembled {
     name: String,
     partition: Partition,
     agent: Option<(String, PeerId)>,
+    peers: Vec<Option<PeerId>>,
     members: Vec<Member>,
 }
 
+impl Assembled {
+    fn start(mut self) -> Result<Running, Failure> {
+        self.partition.start().map_err(|e| vmm(&e))?;
+        Ok(Running {
+            name: self.name,
+            partition: Rc::new(self.partition),
+            agent: self.agent,
+            peers: self.peers,
+            _members: self.members,
+        })
+    }
+}
+
+/// Builds one partition. `seats` are the peers that it has to be, in the order of
+/// its devices; for those beyond its end any will do.
 fn assemble(
-    kvm: &Kvm,
+    plan: &Plan<'_>,
     config: &config::Partition,
     regions: &RegionHost,
-    folder: &Path,
-    sandbox: Sandbox,
+    seats: &[Option<PeerId>],
 ) -> Result<Assembled, Failure> {
+    let (kvm, folder, sandbox) = (plan.kvm, plan.folder, plan.sandbox);
     let name = &config.name.value;
     let (image, cmdline) = image(&config.guest, folder)?;
     let mut builder = PartitionBuilder::new(name.clone(), image)
@@ -190,8 +248,10 @@ fn assemble(
     };
     let mut agent = None;
     let mut members = Vec::new();
-    for device in &config.devices {
+    let mut peers = Vec::new();
+    for (index, device) in config.devices.iter().enumerate() {
         let region = device.region.as_ref().map_or("", |it| it.value.as_str());
+        let seat = seats.get(index).copied().flatten().map(|peer| peer.0);
         let peer = match &device.place {
             Place::Ivshmem {
                 vectors,
@@ -202,6 +262,7 @@ fn assemble(
                     vectors: vectors.value as u16,
                     mapping: *mapping,
                     denied_writes: *denied_writes,
+                    peer: seat,
                     ..IvshmemV1Handle::new(region)
                 };
                 let resolved = resolve(&handle, region, name, regions)?;
@@ -220,10 +281,13 @@ fn assemble(
                     access: *access,
                     one_shot: *one_shot,
                     denied_writes: *denied_writes,
+                    peer: seat,
                     ..IvshmemV2Handle::new(region)
                 };
-                builder = builder.device(resolve(&handle, region, name, regions)?);
-                None
+                let resolved = resolve(&handle, region, name, regions)?;
+                let peer = resolved.region.as_ref().map(|r| r.peer);
+                builder = builder.device(resolved);
+                peer
             }
             Place::Pmem { path, access } => {
                 let handle = VirtioPmemHandle {
@@ -240,15 +304,24 @@ fn assemble(
                 mapping,
                 denied_writes,
             } => {
-                let (member, attachment) =
-                    attach(name, region, gpa.value, (*mapping, *denied_writes), regions)?;
+                let (member, attachment) = attach(
+                    name,
+                    region,
+                    gpa.value,
+                    seat,
+                    (*mapping, *denied_writes),
+                    regions,
+                )?;
                 let peer = member.peer();
                 builder = builder.region(attachment);
                 members.push(member);
                 Some(peer)
             }
         };
-        if agent.is_none() && agent_region == Some(region) {
+        peers.push(peer);
+        // The agent knows no ivshmem v2.
+        let knows = !matches!(device.place, Place::Ivshmem2 { .. });
+        if agent.is_none() && knows && agent_region == Some(region) {
             agent = peer.map(|peer| (region.to_owned(), peer));
         }
     }
@@ -256,6 +329,7 @@ fn assemble(
         name: name.clone(),
         partition: builder.build(kvm).map_err(|e| vmm(&e))?,
         agent,
+        peers,
         members,
     })
 }
@@ -289,6 +363,7 @@ fn image<'c>(guest: &'c Guest, folder: &Path) -> Result<(Image, &'c str), Failur
 fn console(config: &config::Partition, folder: &Path) -> Result<Console, Failure> {
     match &config.console {
         Output::Prefix => Ok(Console::stdout(format!("{}| ", config.name.value))),
+        Output::Terminal => Ok(Console::Raw(Box::new(std::io::stdout()))),
         Output::File(path) => {
             let full = folder.join(&path.value);
             let file = std::fs::File::create(&full).map_err(|e| {
@@ -324,10 +399,11 @@ fn attach(
     partition: &str,
     region: &str,
     gpa: u64,
+    seat: Option<u16>,
     (mapping, denied_writes): (Mapping, DeniedWrites),
     regions: &RegionHost,
 ) -> Result<(Member, RegionAttachment), Failure> {
-    let join = Join::partition(partition, None, HOST_VECTORS);
+    let join = Join::partition(partition, seat, HOST_VECTORS);
     let member = regions.join(region, &join).map_err(|e| vmm(&e))?;
     let region = member.region().clone();
     let attachment = RegionAttachment {

@@ -7,6 +7,7 @@ mod build;
 mod observed;
 mod signals;
 mod tasks;
+mod terminal;
 
 use crate::cli;
 use crate::config;
@@ -22,6 +23,7 @@ use portal_vmm::Outcome as Ended;
 use signals::Stop;
 use std::path::Path;
 use std::time::Duration;
+use terminal::Terminal;
 
 /// Largest configuration file; a person writes them.
 const FILE_MAX: u64 = 1 << 20;
@@ -47,15 +49,18 @@ pub(crate) fn run(args: &cli::Run) -> Outcome {
     let kvm = doctor::open_kvm()?;
     let stop = Stop::listen()?;
     let folder = args.file.parent().unwrap_or(Path::new(""));
-    let mut built = build::build(&kvm, &config, folder, args.confinement.sandbox(), &stop)?;
+    let plan = build::Plan {
+        kvm: &kvm,
+        config: &config,
+        folder,
+        sandbox: args.confinement.sandbox(),
+    };
+    let mut built = build::build(plan, &stop)?;
     // Its path goes when it is dropped.
     let _control = built.watched.serve(args)?;
     let worked = tasks::await_agents(&mut built).and_then(|()| tasks::run(&config, &mut built));
     if worked.is_ok() && !args.until_done && !stop.asked() {
-        print::line("running; Ctrl-C stops");
-        while !stop.asked() && built.partitions.iter().any(|r| !r.partition.ended()) {
-            std::thread::sleep(WATCH);
-        }
+        watch(&mut built, &config, &stop)?;
     }
     let ended = finish(&built);
     match (stop.asked(), worked) {
@@ -66,8 +71,39 @@ pub(crate) fn run(args: &cli::Run) -> Outcome {
     }
 }
 
+/// Looks after partitions until all have ended or a stop is asked for.
+fn watch(built: &mut Built<'_>, config: &Config, stop: &Stop) -> Outcome {
+    let on_terminal = |p: &config::Partition| p.console == config::Output::Terminal;
+    let on_terminal = config.partitions.iter().position(on_terminal);
+    let mut terminal = on_terminal.map(|_| Terminal::open()).transpose()?;
+    match terminal {
+        Some(_) => print::line("running; Ctrl-] stops"),
+        None => print::line("running; Ctrl-C stops"),
+    }
+    while !stop.asked() {
+        // Looked at first: what ends later may be a reset.
+        let out = |r: &build::Running| r.partition.wait(Duration::ZERO).is_some();
+        let over = built.partitions.iter().all(out);
+        let restarted = built.restart()?;
+        if over && restarted.is_empty() {
+            break;
+        }
+        for name in restarted {
+            print::line(format!("{name}: reset itself, starts again"));
+        }
+        let partition = on_terminal.and_then(|index| built.partitions.get(index));
+        if let (Some(terminal), Some(running)) = (&mut terminal, partition)
+            && terminal.pump(&running.partition)
+        {
+            break;
+        }
+        std::thread::sleep(WATCH);
+    }
+    Ok(())
+}
+
 /// Stops what still runs and says how each partition ended.
-fn finish(built: &Built) -> Outcome {
+fn finish(built: &Built<'_>) -> Outcome {
     let mut worst = Ok(());
     for running in &built.partitions {
         let outcome = match running.partition.wait(Duration::ZERO) {
@@ -76,8 +112,9 @@ fn finish(built: &Built) -> Outcome {
         };
         print::line(format!("{}: {outcome}", running.name));
         let kind = match outcome {
-            Ended::Exited(0) | Ended::PoweredOff | Ended::Stopped => continue,
-            Ended::Exited(_) | Ended::Reset => Kind::Failed,
+            // A reset that has not started again was meant to end it.
+            Ended::Exited(0) | Ended::PoweredOff | Ended::Reset | Ended::Stopped => continue,
+            Ended::Exited(_) => Kind::Failed,
             Ended::Deadline(_) => Kind::Deadline,
             Ended::Faulted(_) => Kind::Guest,
         };

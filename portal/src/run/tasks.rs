@@ -30,7 +30,7 @@ const SPAN_BYTES: u32 = 1 << 20;
 const WINDOW: u8 = 4;
 
 /// Waits until every agent has joined; says so for each.
-pub(super) fn await_agents(built: &mut Built) -> Result<(), Failure> {
+pub(super) fn await_agents(built: &mut Built<'_>) -> Result<(), Failure> {
     for running in &built.partitions {
         let Some((region, peer)) = &running.agent else {
             continue;
@@ -50,7 +50,7 @@ pub(super) fn await_agents(built: &mut Built) -> Result<(), Failure> {
 }
 
 /// Carries out every task.
-pub(super) fn run(config: &Config, built: &mut Built) -> Result<(), Failure> {
+pub(super) fn run(config: &Config, built: &mut Built<'_>) -> Result<(), Failure> {
     for partition in &config.partitions {
         let Guest::Warp { tasks } = &partition.guest else {
             continue;
@@ -62,7 +62,7 @@ pub(super) fn run(config: &Config, built: &mut Built) -> Result<(), Failure> {
     Ok(())
 }
 
-fn one(name: &str, task: &Task, built: &mut Built) -> Result<(), Failure> {
+fn one(name: &str, task: &Task, built: &mut Built<'_>) -> Result<(), Failure> {
     let place = |of: &str| -> Option<(String, PeerId)> {
         let running: &Running = built.partitions.iter().find(|r| r.name == of)?;
         running.agent.clone()

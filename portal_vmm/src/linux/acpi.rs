@@ -124,6 +124,6 @@ mod tests {
                 assert_eq!(len as usize, bytes.len());
             }
         }
-        assert!(end <= super::super::HIGH_MEMORY_GPA, "{end:#x}");
+        assert!(end <= power::RESET_VECTOR_GPA, "{end:#x}");
     }
 }

@@ -20,7 +20,8 @@ pub(super) fn body() -> Vec<u8> {
     let com1 = com1();
     let bridge = bridge();
     let board = board();
-    let children: Vec<&dyn Aml> = vec![&com1, &board, &bridge];
+    let panic = panic();
+    let children: Vec<&dyn Aml> = vec![&com1, &panic, &board, &bridge];
     aml::Scope::new("_SB_".into(), children).to_aml_bytes(&mut bytes);
     let off = aml::Package::new(vec![&power::SOFT_OFF]);
     aml::Name::new("_S5_".into(), &off).to_aml_bytes(&mut bytes);
@@ -36,9 +37,9 @@ impl Aml for Encoded {
     }
 }
 
-fn device(name: &str, id: &str, unit: u8, rest: &[&dyn Aml]) -> Encoded {
+fn device(name: &str, id: &dyn Aml, unit: u8, rest: &[&dyn Aml]) -> Encoded {
     let mut bytes = Vec::new();
-    let id = aml::Name::new("_HID".into(), &aml::EISAName::new(id));
+    let id = aml::Name::new("_HID".into(), id);
     let unit = aml::Name::new("_UID".into(), &unit);
     let mut children: Vec<&dyn Aml> = vec![&id, &unit];
     children.extend(rest);
@@ -52,10 +53,17 @@ fn com1() -> Encoded {
     let resources = aml::ResourceTemplate::new(vec![&ports, &interrupt]);
     device(
         "COM1",
-        "PNP0501",
+        &aml::EISAName::new("PNP0501"),
         0,
         &[&aml::Name::new("_CRS".into(), &resources)],
     )
+}
+
+fn panic() -> Encoded {
+    let port = aml::IO::new(power::PANIC, power::PANIC, 0, 1);
+    let resources = aml::ResourceTemplate::new(vec![&port]);
+    let resources = aml::Name::new("_CRS".into(), &resources);
+    device("PEVT", &"QEMU0001", 0, &[&resources])
 }
 
 /// Addresses that are taken by no device that the guest would find otherwise.
@@ -67,7 +75,7 @@ fn board() -> Encoded {
     let resources = aml::ResourceTemplate::new(vec![&power, &exit, &ecam]);
     device(
         "MBRD",
-        "PNP0C02",
+        &aml::EISAName::new("PNP0C02"),
         0,
         &[&aml::Name::new("_CRS".into(), &resources)],
     )
@@ -93,7 +101,7 @@ fn bridge() -> Encoded {
     let resources = aml::ResourceTemplate::new(vec![&buses, &config, &low, &high]);
     device(
         "PCI0",
-        "PNP0A08",
+        &aml::EISAName::new("PNP0A08"),
         0,
         &[
             &aml::Name::new("_CID".into(), &aml::EISAName::new("PNP0A03")),

@@ -121,6 +121,7 @@ impl LinuxBoot<'_> {
         put(CMDLINE_GPA, self.cmdline.as_bytes())?;
         put(CMDLINE_GPA + self.cmdline.len() as u64, &[0])?;
         put(BOOT_PARAMS_GPA, params.as_slice())?;
+        put(power::RESET_VECTOR_GPA, &power::RESET_VECTOR)?;
         for (gpa, bytes) in acpi::tables(self.vcpus) {
             put(gpa, &bytes)?;
         }
