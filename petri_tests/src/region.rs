@@ -5,6 +5,7 @@ use crate::ended::Passed;
 use crate::lab::Lab;
 use crate::process::Process;
 use rustix::process::Signal;
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -110,6 +111,17 @@ impl Switchboard {
     /// Its region.
     pub fn region(&self) -> &Region {
         &self.region
+    }
+
+    /// The socket that speaks Portal's protocol.
+    ///
+    /// # Errors
+    /// Never: a switchboard has one.
+    pub fn portal_socket(&self) -> Passed<&Path> {
+        match &self.region.source {
+            Source::Served { portal, .. } => Ok(portal),
+            Source::Own { .. } => Err(NotPassed::failed("no switchboard")),
+        }
     }
 
     /// What it said.

@@ -183,7 +183,7 @@ impl Machine {
             .arg(&self.artifacts.kernel)
             .arg("-initrd")
             .arg(&initrd)
-            .args(["-append", "console=ttyS0 quiet panic=-1"])
+            .args(["-append", "console=ttyS0 quiet panic=-1 no_timer_check"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
             .arg("-serial")

@@ -59,6 +59,14 @@ impl Group {
         Ok(())
     }
 
+    /// Waits until the switchboard has given out this id.
+    pub(super) fn joined(&mut self, id: u16, lab: &Lab) -> Passed {
+        match &mut self.switchboard {
+            Some(switchboard) => switchboard.says(&format!("peer {id} joined"), lab),
+            None => Ok(()),
+        }
+    }
+
     /// The process with guest `n`, and which of its guests that is.
     pub(super) fn at(&mut self, mut n: usize) -> Passed<(&mut Running, usize)> {
         for running in &mut self.running {

@@ -4,6 +4,7 @@
 mod boot;
 mod exchange;
 mod group;
+mod host_process;
 mod returns;
 mod warp;
 
@@ -49,6 +50,8 @@ pub const ALL: &[Scenario] = &[
     boot::REBOOT,
     exchange::IVSHMEM_V1,
     returns::KILLED_GUEST,
+    host_process::GUESTS_AND_HOST,
+    warp::KVM_TESTS,
     warp::DEMO,
 ];
 

@@ -1,0 +1,96 @@
+//! Guests and a process of the host in one served region, at once.
+
+use super::Place;
+use super::Scenario;
+use super::exchange::REGION;
+use super::exchange::bell;
+use super::exchange::guest;
+use super::exchange::same_bytes;
+use super::group::Group;
+use super::group::report;
+use crate::ended::NotPassed;
+use crate::ended::Passed;
+use crate::ended::check;
+use crate::lab::Lab;
+use crate::process::Process;
+use crate::process::last_line;
+use crate::vmm::Vmm;
+use serde_json::Value;
+use std::process::Command;
+use std::time::Duration;
+
+pub(super) const GUESTS_AND_HOST: Scenario = Scenario {
+    name: "two_guests_one_host_process",
+    what: "two guests and a host process in one region that `portal serve` serves: 64 MiB from \
+           guest to host, from guest to guest and from host to guest, hashes equal",
+    limit: Duration::from_secs(150),
+    place: |vmm| match vmm {
+        Vmm::Qemu => Place::OnHost,
+        Vmm::PortalVmm => Place::Nowhere("portal_vmm joins no served region"),
+        Vmm::OpenVmm => Place::Nowhere("no flags for Portal devices in this openvmm"),
+    },
+    run: |lab, vmm| all_ways(lab, vmm, vmm),
+};
+
+/// A `portal-guest` as a process of this machine, at the group's switchboard.
+pub(super) fn host_process(
+    lab: &Lab,
+    group: &Group,
+    name: &str,
+    words: &[&str],
+) -> Passed<Process> {
+    let switchboard = group.switchboard.as_ref();
+    let switchboard = switchboard.ok_or_else(|| NotPassed::failed("the region is not served"))?;
+    let mut command = Command::new(&lab.programs.portal_guest);
+    command
+        .args(["--json", "--region", "lake", "--name", name])
+        .arg("--switchboard")
+        .arg(switchboard.portal_socket()?)
+        .args(words);
+    Process::start(name, &mut command, &lab.folder)
+}
+
+/// What such a process reports, which has to end well.
+pub(super) fn host_report(process: &mut Process, lab: &Lab) -> Passed<Value> {
+    let status = process.wait(lab.until)?;
+    let said = process.output();
+    check(status.success(), || {
+        format!(
+            "{} ended with {status}: {}",
+            process.name(),
+            last_line(&said)
+        )
+    })?;
+    report(&said)
+}
+
+/// A guest of each of two VMMs (which may be the same) and a host process.
+fn all_ways(lab: &Lab, first: Vmm, second: Vmm) -> Passed {
+    let program = |vmm| format!("portal-guest --json --region lake --bell {}", bell(vmm));
+    let (a, b) = (program(first), program(second));
+    let a = guest("a", first)
+        .step("to-host", 90, &format!("{a} send --to 2 --bytes 64MiB"))
+        .step("to-guest", 90, &format!("{a} send --to 1 --bytes 64MiB"));
+    let b = guest("b", second)
+        .step("from-guest", 120, &format!("{b} recv --from 0"))
+        .step("from-host", 90, &format!("{b} recv"));
+    let mut group = Group::served(lab, REGION)?;
+    // Ids are given in the order in which peers come.
+    group.join(lab, first, &a)?;
+    group.joined(0, lab)?;
+    group.join(lab, second, &b)?;
+    group.joined(1, lab)?;
+    let mut receiver = host_process(lab, &group, "receiver", &["recv", "--from", "0"])?;
+    let received = host_report(&mut receiver, lab)?;
+    check(received["place"]["peer"] == 2, || format!("{received}"))?;
+    same_bytes(&received, &group.json(0, "to-host", lab)?)?;
+    same_bytes(
+        &group.json(1, "from-guest", lab)?,
+        &group.json(0, "to-guest", lab)?,
+    )?;
+    let words = ["send", "--to", "1", "--bytes", "64MiB"];
+    let mut sender = host_process(lab, &group, "sender", &words)?;
+    let sent = host_report(&mut sender, lab)?;
+    same_bytes(&group.json(1, "from-host", lab)?, &sent)?;
+    group.ends_well(lab)
+}
