@@ -9,6 +9,8 @@ use super::Place;
 use super::schema::bytes;
 use super::source::Flaw;
 use super::source::Located;
+use portal_vmm::LinuxImage;
+use portal_vmm::VmmError;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -41,9 +43,7 @@ pub(crate) fn check(config: &Config, folder: &Path) -> Vec<Flaw> {
                 pmem(folder, path, &mut flaws);
             }
         }
-        if let Guest::Linux { kernel, initrd, .. } = &partition.guest {
-            linux(folder, partition, kernel, initrd.as_ref(), &mut flaws);
-        }
+        linux(folder, partition, &mut flaws);
         if let Guest::Image { path, .. } = &partition.guest
             && let Some(size) = file(
                 folder,
@@ -92,43 +92,54 @@ fn pmem(folder: &Path, path: &Located<PathBuf>, flaws: &mut Vec<Flaw>) {
     }
 }
 
-/// What can be seen from outside: files that are there, and RAM for both.
-fn linux(
-    folder: &Path,
-    partition: &Partition,
-    kernel: &Located<PathBuf>,
-    initrd: Option<&Located<PathBuf>>,
-    flaws: &mut Vec<Flaw>,
-) {
-    let hint = "name a bzImage or vmlinux, for example one of /boot";
-    let mut taken = file(folder, kernel, hint.to_owned(), flaws).unwrap_or(0);
-    if taken > partition.ram.value {
-        flaws.push(kernel.flaw(format!(
-            "{} has {}, its partition {} of RAM",
-            kernel.value.display(),
-            bytes(taken),
-            bytes(partition.ram.value)
-        )));
-    }
-    let Some(initrd) = initrd else {
+/// A kernel that is one, and RAM for it and its initrd.
+fn linux(folder: &Path, partition: &Partition, flaws: &mut Vec<Flaw>) {
+    let Guest::Linux {
+        kernel,
+        initrd,
+        cmdline,
+    } = &partition.guest
+    else {
         return;
     };
-    let hint = "name an initrd, for example one of /boot";
-    if let Some(size) = file(folder, initrd, hint.to_owned(), flaws) {
-        taken = taken.saturating_add(size);
-        if taken > partition.ram.value {
-            flaws.push(
-                initrd
-                    .flaw(format!(
-                        "{} has {}, with the kernel more than its partition's {} of RAM",
-                        initrd.value.display(),
-                        bytes(size),
-                        bytes(partition.ram.value)
-                    ))
-                    .hint("give the partition more ram"),
-            );
-        }
+    let image = LinuxImage {
+        kernel: folder.join(&kernel.value),
+        initrd: initrd.as_ref().map(|path| folder.join(&path.value)),
+    };
+    let line = cmdline.as_ref().map_or("", |line| &line.value);
+    let Err(error) = image.check(&partition.name.value, line, partition.ram.value) else {
+        return;
+    };
+    let VmmError::Config {
+        field,
+        value,
+        limit,
+        ..
+    } = &error
+    else {
+        flaws.push(kernel.flaw(error.to_string()));
+        return;
+    };
+    let what = format!("{value}, {limit}");
+    flaws.push(match (*field, initrd, cmdline) {
+        ("initrd", Some(initrd), _) => initrd
+            .flaw(what)
+            .hint("give the partition more ram, or name an initrd, for example one of /boot"),
+        ("cmdline", _, Some(cmdline)) => cmdline.flaw(what),
+        ("ram", ..) => named_ram(partition).flaw(what),
+        _ => kernel
+            .flaw(what)
+            .hint("name a bzImage or vmlinux, for example one of /boot"),
+    });
+}
+
+/// The partition's RAM; where that is a default, its key is spelt here.
+fn named_ram(partition: &Partition) -> Located<u64> {
+    let mut at = partition.ram.clone();
+    if at.key.is_empty() {
+        at.key = format!("partition.{}.ram", partition.name.value);
     }
+    at
 }
 
 fn region_hint(size: u64) -> String {

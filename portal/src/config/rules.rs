@@ -121,6 +121,7 @@ fn devices(config: &Config, partition: &Partition, flaws: &mut Vec<Flaw>) {
             )));
         }
         pmem(config, device, region, flaws);
+        bar(config, device, region, flaws);
         if let Place::Fixed { gpa, .. } = &device.place {
             fixed += 1;
             if fixed > abi::MAX_REGIONS {
@@ -130,6 +131,24 @@ fn devices(config: &Config, partition: &Partition, flaws: &mut Vec<Flaw>) {
                 )));
             }
         }
+    }
+}
+
+/// A region behind a BAR lies in the window for 64-bit BARs, at a multiple of its
+/// size.
+fn bar(config: &Config, device: &Device, name: &Located<String>, flaws: &mut Vec<Flaw>) {
+    let Some(region) = region_named(config, &name.value) else {
+        return;
+    };
+    let room = abi::WINDOW64_END - abi::WINDOW64_GPA;
+    let fixed = matches!(device.place, Place::Fixed { .. });
+    if !fixed && region.size.value > room {
+        flaws.push(name.flaw(format!(
+            "region {:?} has {}, the address space of a partition room for {}",
+            name.value,
+            bytes(region.size.value),
+            bytes(room)
+        )));
     }
 }
 

@@ -18,15 +18,20 @@ use linux_loader::loader::bootparam::setup_header;
 use std::fs::File;
 use std::io;
 use std::io::Read as _;
+use std::io::Seek as _;
 use std::path::Path;
+use vm_memory::ByteValued as _;
 use vm_memory::Bytes as _;
 use vm_memory::GuestAddress;
 use vm_memory::GuestMemoryMmap;
 use vm_memory::GuestRegionMmap;
 use vm_memory::MmapRegion;
 
-/// How an ELF file begins.
-const ELF_MAGIC: [u8; 4] = *b"\x7FELF";
+/// How a 64-bit little-endian ELF file begins.
+const ELF_64: [u8; 6] = *b"\x7FELF\x02\x01";
+/// Where the header of a bzImage lies in its file.
+const HEADER_AT: usize = 0x1F1;
+const HEADER_END: usize = HEADER_AT + size_of::<setup_header>();
 /// Where in the protected-mode part of a bzImage the 64-bit entry lies.
 const ENTRY_64: u64 = 0x200;
 /// Bytes of a sector, and sectors of the real-mode part when the header says 0.
@@ -45,43 +50,44 @@ pub(super) struct Loaded {
     pub(super) header: Option<setup_header>,
 }
 
-/// Loads the kernel.
+/// What a kernel's file says of itself.
+pub(super) struct Found {
+    file: File,
+    /// The header of a bzImage; an ELF file has none.
+    pub(super) header: Option<setup_header>,
+    /// End of what is known to be taken below 4 GiB.
+    pub(super) end: u64,
+}
+
+/// Opens the kernel's file and checks what can be seen before it is loaded, for a
+/// partition whose RAM below 4 GiB ends at `low`.
 ///
 /// # Errors
 /// [`VmmError::Config`]: no file, no kernel, cut short, too large.
-pub(super) fn load(boot: &LinuxBoot<'_>, ram: &GuestRam) -> Result<Loaded, VmmError> {
+pub(super) fn inspect(boot: &LinuxBoot<'_>, low: u64) -> Result<Found, VmmError> {
     let path = &boot.image.kernel;
     let refuse = |limit: String| boot.config("kernel", shown(path), limit);
     let unreadable = |error: io::Error| refuse(format!("which cannot be read: {error}"));
     let (mut file, len) = open(path).map_err(unreadable)?;
-    let low = low_end(ram);
     let room = low.saturating_sub(HIGH_MEMORY_GPA);
     if len > room {
         return Err(refuse(format!(
-            "which has {len} bytes; a partition with {} bytes of RAM has room for {room}",
-            ram.bytes()
+            "which has {len} bytes; with this much RAM there is room for {room}"
         )));
     }
-    let mut magic = [0; 4];
-    file.read_exact(&mut magic).map_err(unreadable)?;
-    let memory = low_memory(ram, low).map_err(unreadable)?;
-    let start = Some(GuestAddress(HIGH_MEMORY_GPA));
-    if magic == ELF_MAGIC {
-        let loaded = Elf::load(&memory, None, &mut file, start);
-        let loaded = loaded.map_err(|error| {
-            refuse(format!(
-                "no 64-bit kernel that fits into {low:#x} bytes: {error}"
-            ))
-        })?;
-        return Ok(Loaded {
-            entry: loaded.kernel_load.0,
-            end: loaded.kernel_end,
-            header: None,
-        });
+    let mut start = [0; HEADER_END];
+    let got = read_start(&mut file, &mut start).map_err(unreadable)?;
+    let end = HIGH_MEMORY_GPA.saturating_add(len);
+    if start.starts_with(&ELF_64) {
+        let header = None;
+        return Ok(Found { file, header, end });
     }
-    let loaded = BzImage::load(&memory, None, &mut file, start)
-        .map_err(|error| refuse(format!("neither a bzImage nor an ELF kernel: {error}")))?;
-    let header = loaded.setup_header.unwrap_or_default();
+    let header = start.get(HEADER_AT..).map(setup_header::from_slice);
+    let header = header.flatten().filter(|_| got == HEADER_END);
+    let header = header.filter(|header| header.header == super::HEADER_MAGIC);
+    let Some(header) = header.copied() else {
+        return Err(refuse("neither a bzImage nor a 64-bit ELF file".to_owned()));
+    };
     let (version, flags) = (header.version, header.xloadflags);
     if version < PROTOCOL_64 || flags & XLF_KERNEL_64 == 0 {
         return Err(refuse("a kernel without a 64-bit entry".to_owned()));
@@ -99,24 +105,96 @@ pub(super) fn load(boot: &LinuxBoot<'_>, ram: &GuestRam) -> Result<Loaded, VmmEr
     // The kernel unpacks itself to its preferred address.
     let needs = header.pref_address.saturating_add(header.init_size.into());
     if needs > low {
-        return Err(boot.config(
-            "ram",
-            format!("{} bytes", ram.bytes()),
-            format!("too little: kernel {} needs {needs} bytes", shown(path)),
-        ));
+        let limit = format!("too little: kernel {} needs {needs} bytes", shown(path));
+        return Err(boot.config("ram", format!("{low} bytes below 4 GiB"), limit));
     }
+    Ok(Found {
+        file,
+        header: Some(header),
+        end: end.max(needs),
+    })
+}
+
+/// As many bytes as there are, up to `to`; leaves the file at its start.
+fn read_start(file: &mut File, to: &mut [u8]) -> io::Result<usize> {
+    let mut got = 0;
+    while let Some(rest) = to.get_mut(got..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest) {
+            Ok(0) => break,
+            Ok(more) => got += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    file.rewind()?;
+    Ok(got)
+}
+
+/// Loads the kernel.
+///
+/// # Errors
+/// As [`inspect`], and what `linux-loader` finds.
+pub(super) fn load(boot: &LinuxBoot<'_>, ram: &GuestRam) -> Result<Loaded, VmmError> {
+    let path = &boot.image.kernel;
+    let refuse = |limit: String| boot.config("kernel", shown(path), limit);
+    let low = low_end(ram);
+    let mut found = inspect(boot, low)?;
+    let memory =
+        low_memory(ram, low).map_err(|error| refuse(format!("which cannot be loaded: {error}")))?;
+    let start = Some(GuestAddress(HIGH_MEMORY_GPA));
+    let Some(header) = found.header else {
+        let loaded = Elf::load(&memory, None, &mut found.file, start);
+        let loaded = loaded.map_err(|error| {
+            refuse(format!(
+                "no kernel that fits into {low:#x} bytes of RAM: {error}"
+            ))
+        })?;
+        return Ok(Loaded {
+            entry: loaded.kernel_load.0,
+            end: loaded.kernel_end,
+            header: None,
+        });
+    };
+    let loaded = BzImage::load(&memory, None, &mut found.file, start)
+        .map_err(|error| refuse(format!("which cannot be loaded: {error}")))?;
     Ok(Loaded {
         entry: loaded.kernel_load.0.saturating_add(ENTRY_64),
-        end: loaded.kernel_end.max(needs),
-        header: Some(header),
+        end: loaded.kernel_end.max(found.end),
+        header: Some(loaded.setup_header.unwrap_or(header)),
     })
+}
+
+/// Opens the initrd's file and finds the highest place for it below `top`: the
+/// file, its address and its length.
+///
+/// # Errors
+/// [`VmmError::Config`]: no file, empty, too large.
+pub(super) fn place_initrd(
+    boot: &LinuxBoot<'_>,
+    path: &Path,
+    kernel_end: u64,
+    top: u64,
+) -> Result<(File, u64, u64), VmmError> {
+    let refuse = |limit: String| boot.config("initrd", shown(path), limit);
+    let (file, len) =
+        open(path).map_err(|error| refuse(format!("which cannot be read: {error}")))?;
+    let room = top.saturating_sub(kernel_end.next_multiple_of(PAGE));
+    let start = top.checked_sub(len).map(|start| start & !(PAGE - 1));
+    let start = start.filter(|start| *start >= kernel_end && len > 0);
+    let start = start.ok_or_else(|| {
+        refuse(format!(
+            "which has {len} bytes; with this much RAM there is room for 1 to {room} beside the \
+             kernel"
+        ))
+    })?;
+    Ok((file, start, len))
 }
 
 /// Loads the initrd as high as it may lie below `top`; returns its address and
 /// length.
 ///
 /// # Errors
-/// [`VmmError::Config`]: no file, empty, too large.
+/// As [`place_initrd`], and when it cannot be read.
 pub(super) fn load_initrd(
     boot: &LinuxBoot<'_>,
     path: &Path,
@@ -124,21 +202,15 @@ pub(super) fn load_initrd(
     kernel_end: u64,
     top: u64,
 ) -> Result<(u64, u64), VmmError> {
-    let refuse = |limit: String| boot.config("initrd", shown(path), limit);
-    let unreadable = |error: io::Error| refuse(format!("which cannot be read: {error}"));
-    let (mut file, len) = open(path).map_err(unreadable)?;
+    let unreadable = |error: io::Error| {
+        boot.config(
+            "initrd",
+            shown(path),
+            format!("which cannot be read: {error}"),
+        )
+    };
     let low = low_end(ram);
-    let top = top.min(low);
-    let room = top.saturating_sub(kernel_end.next_multiple_of(PAGE));
-    let start = top.checked_sub(len).map(|start| start & !(PAGE - 1));
-    let start = start.filter(|start| *start >= kernel_end && len > 0);
-    let start = start.ok_or_else(|| {
-        refuse(format!(
-            "which has {len} bytes; beside the kernel, a partition with {} bytes of RAM has room \
-             for 1 to {room}",
-            ram.bytes()
-        ))
-    })?;
+    let (mut file, start, len) = place_initrd(boot, path, kernel_end, top.min(low))?;
     let memory = low_memory(ram, low).map_err(unreadable)?;
     let size = usize::try_from(len).map_err(|error| unreadable(io::Error::other(error)))?;
     memory

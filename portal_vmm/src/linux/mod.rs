@@ -27,6 +27,7 @@ use crate::VmmError;
 use crate::boot::GuestRam;
 use crate::hv::LongModeStart;
 use linux_loader::loader::bootparam::boot_params;
+use linux_loader::loader::bootparam::setup_header;
 use std::path::Path;
 use std::path::PathBuf;
 use vm_memory::ByteValued as _;
@@ -60,6 +61,46 @@ pub struct LinuxImage {
     pub initrd: Option<PathBuf>,
 }
 
+impl LinuxImage {
+    /// Checks what can be seen before a partition with `ram` bytes is built: files
+    /// that are there, are what they should be, and fit.
+    ///
+    /// # Errors
+    /// [`VmmError::Config`] with field `kernel`, `initrd`, `cmdline` or `ram`.
+    pub fn check(&self, partition: &str, cmdline: &str, ram: u64) -> Result<(), VmmError> {
+        let boot = LinuxBoot {
+            partition,
+            image: self,
+            cmdline,
+            vcpus: 1,
+        };
+        let (_, low) = portal_boot_abi::low_ram(ram);
+        let found = kernel::inspect(&boot, low)?;
+        let header = found.header.unwrap_or_else(without_header);
+        if let Some(path) = &self.initrd {
+            kernel::place_initrd(&boot, path, found.end, initrd_top(&header).min(low))?;
+        }
+        boot.check_cmdline(&header)
+    }
+}
+
+/// The header of a kernel whose file has none.
+fn without_header() -> setup_header {
+    setup_header {
+        boot_flag: BOOT_FLAG,
+        header: HEADER_MAGIC,
+        kernel_alignment: KERNEL_ALIGNMENT,
+        cmdline_size: CMDLINE_DEFAULT_MAX,
+        initrd_addr_max: INITRD_DEFAULT_MAX,
+        ..setup_header::default()
+    }
+}
+
+/// First address behind the highest place of an initrd.
+fn initrd_top(header: &setup_header) -> u64 {
+    u64::from(header.initrd_addr_max) + 1
+}
+
 /// What is to be booted.
 pub(crate) struct LinuxBoot<'a> {
     pub(crate) partition: &'a str,
@@ -78,6 +119,15 @@ impl LinuxBoot<'_> {
         }
     }
 
+    fn check_cmdline(&self, header: &setup_header) -> Result<(), VmmError> {
+        let most = header.cmdline_size;
+        if self.cmdline.len() as u64 > u64::from(most) || self.cmdline.contains('\0') {
+            let limit = format!("must be at most {most} bytes, none of them zero");
+            return Err(self.config("cmdline", format!("{} bytes", self.cmdline.len()), limit));
+        }
+        Ok(())
+    }
+
     /// Puts everything into RAM; returns how the first vCPU starts. The others
     /// wait for it to wake them.
     ///
@@ -86,28 +136,15 @@ impl LinuxBoot<'_> {
     pub(crate) fn load(&self, ram: &GuestRam) -> Result<LongModeStart, VmmError> {
         let mut params = boot_params::default();
         let loaded = kernel::load(self, ram)?;
-        match loaded.header {
-            Some(header) => params.hdr = header,
-            None => {
-                params.hdr.boot_flag = BOOT_FLAG;
-                params.hdr.header = HEADER_MAGIC;
-                params.hdr.kernel_alignment = KERNEL_ALIGNMENT;
-                params.hdr.cmdline_size = CMDLINE_DEFAULT_MAX;
-                params.hdr.initrd_addr_max = INITRD_DEFAULT_MAX;
-            }
-        }
+        params.hdr = loaded.header.unwrap_or_else(without_header);
+        self.check_cmdline(&params.hdr)?;
         params.hdr.type_of_loader = LOADER_UNDEFINED;
         if let Some(path) = &self.image.initrd {
-            let top = u64::from(params.hdr.initrd_addr_max) + 1;
+            let top = initrd_top(&params.hdr);
             let (start, len) = kernel::load_initrd(self, path, ram, loaded.end, top)?;
             // Both lie below 4 GiB, as `top` does.
             params.hdr.ramdisk_image = start as u32;
             params.hdr.ramdisk_size = len as u32;
-        }
-        let most = params.hdr.cmdline_size;
-        if self.cmdline.len() as u64 > u64::from(most) || self.cmdline.contains('\0') {
-            let limit = format!("must be at most {most} bytes, none of them zero");
-            return Err(self.config("cmdline", format!("{} bytes", self.cmdline.len()), limit));
         }
         params.hdr.cmd_line_ptr = CMDLINE_GPA as u32;
         params.acpi_rsdp_addr = acpi::RSDP_GPA;
