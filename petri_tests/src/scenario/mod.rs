@@ -5,6 +5,8 @@ mod boot;
 mod exchange;
 mod group;
 mod host_process;
+mod ivshmem2;
+mod pmem;
 mod returns;
 mod warp;
 
@@ -49,6 +51,8 @@ pub const ALL: &[Scenario] = &[
     boot::TWO_CPUS,
     boot::REBOOT,
     exchange::IVSHMEM_V1,
+    ivshmem2::IVSHMEM_V2,
+    pmem::PMEM_DAX,
     returns::KILLED_GUEST,
     host_process::GUESTS_AND_HOST,
     warp::KVM_TESTS,

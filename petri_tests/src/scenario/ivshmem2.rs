@@ -1,0 +1,119 @@
+//! ivshmem v2 in stock guests, which have no driver for it: its registers through
+//! `/dev/mem`, its interrupt as one that the kernel expects from nobody.
+
+use super::Place;
+use super::Scenario;
+use super::group::Group;
+use crate::ended::Passed;
+use crate::ended::check;
+use crate::guest::Device;
+use crate::guest::Guest;
+use crate::lab::Lab;
+use crate::vmm::Vmm;
+use std::time::Duration;
+
+pub(super) const IVSHMEM_V2: Scenario = Scenario {
+    name: "ivshmem_v2_states",
+    what: "two guests find ivshmem v2 by its ids and vendor capability; a state and then the \
+           death of its peer are seen by the other in the state table and as an interrupt; a \
+           store to the other's output section has no effect",
+    limit: Duration::from_secs(120),
+    place: |vmm| match vmm {
+        Vmm::PortalVmm => Place::Inside,
+        Vmm::Qemu => Place::Nowhere("qemu has no ivshmem v2"),
+        Vmm::OpenVmm => Place::Nowhere("no flags for Portal devices in this openvmm"),
+    },
+    run: ivshmem_v2,
+};
+
+/// Size of the region.
+const REGION: u64 = 16 << 20;
+
+/// Finds the function: `$D` is its folder, `$B0` to `$B2` are its BARs, `$ST`, `$RW`
+/// and `$OUT` the sizes of its sections.
+const FIND: &str = "\
+for d in /sys/bus/pci/devices/*; do [ $(cat $d/vendor) = 0x110a ] && D=$d; done
+bar() { sed -n $1p $D/resource | cut -d' ' -f1; }
+word() { od -An -tx4 -j$1 -N4 $D/config | tr -d ' '; }
+get() { devmem $(($1)) 32; }
+put() { devmem $(($1)) 32 $2; }
+until_is() { for i in $(seq 400); do [ $(($(get $1))) = $2 ] && return; sleep 0.1; done; exit 1; }
+echo 1 > $D/enable
+B0=$(bar 1); B1=$(bar 2); B2=$(bar 3)
+ST=0x$(word 68); RW=0x$(word 72); OUT=0x$(word 80)
+ME=$(($(get $B0)))
+";
+
+/// Interrupts that came without anybody to handle them.
+const COUNT: &str = "irqs() { dmesg | grep -c 'No irq handler for vector'; }
+";
+
+/// Says what is there.
+const LOOK: &str = "\
+echo class $(cat $D/class) device $(cat $D/device) capability $(word 64)
+echo sections $ST $RW $OUT peer $ME of $(($(get $B0+4)))
+";
+
+/// Vector 0 is interrupt 55h of CPU 0; state 1 says so to the other. It sees state 7
+/// with an interrupt, answers with state 2, sees state 0 with another.
+const SURVIVE: &str = "\
+put $B1 0xfee00000; put $B1+4 0; put $B1+8 0x55; put $B1+12 0
+printf '\\006' | dd of=$D/config bs=1 seek=4 conv=notrunc 2>/dev/null
+printf '\\200' | dd of=$D/config bs=1 seek=91 conv=notrunc 2>/dev/null
+put $B0+8 1
+echo before $(irqs)
+put $B0+0x10 1
+until_is $B2+4 7
+echo state 7 after $(irqs)
+put $B0+0x10 2
+until_is $B2+4 0
+sleep 1
+echo state 0 after $(irqs)
+echo section $(get $B2+$ST+$RW)
+";
+
+/// Waits for the other, publishes state 7, waits for its answer, tries to write in the
+/// other's section, and is gone.
+const DIE: &str = "\
+until_is $B2 1
+put $B0+0x10 7
+until_is $B2 2
+put $B2+$ST+$RW 0x5a5a
+echo section $(get $B2+$ST+$RW)
+put $B2+$ST+$RW+$OUT 0x1234
+echo own $(get $B2+$ST+$RW+$OUT)
+";
+
+fn ivshmem_v2(lab: &Lab, vmm: Vmm) -> Passed {
+    let guest = |name| {
+        Guest::new(name).device(Device::IvshmemV2 {
+            region: "lake".to_owned(),
+        })
+    };
+    let survivor = guest("survivor")
+        .step("look", 20, &format!("{FIND}{LOOK}"))
+        .step("survive", 90, &format!("{FIND}{COUNT}{SURVIVE}"));
+    let mortal = guest("mortal").step("die", 60, &format!("{FIND}{DIE}"));
+    let mut group = Group::start(lab, vmm, &[survivor, mortal], REGION)?;
+    let mut said = |guest, step: &str| {
+        let (running, guest) = group.at(guest)?;
+        running.passed(guest, step, lab.until)
+    };
+    let has = |said: &str, wanted: &str| {
+        check(said.contains(wanted), || {
+            format!("no {wanted:?} in {said:?}")
+        })
+    };
+    let look = said(0, "look")?;
+    has(&look, "class 0xff4000 device 0x4106 capability 00185809")?;
+    has(&look, "peer 0 of 8")?;
+    let die = said(1, "die")?;
+    has(&die, "section 0x00000000")?;
+    has(&die, "own 0x00001234")?;
+    let survive = said(0, "survive")?;
+    has(&survive, "before 0")?;
+    has(&survive, "state 7 after 1")?;
+    has(&survive, "state 0 after 2")?;
+    has(&survive, "section 0x00000000")?;
+    group.ends_well(lab)
+}

@@ -1,0 +1,114 @@
+//! virtio-pmem in stock guests: a file system with DAX on a file of the host, and what
+//! is left of it when a guest is killed.
+
+use super::Place;
+use super::Scenario;
+use crate::ended::NotPassed;
+use crate::ended::Passed;
+use crate::ended::check;
+use crate::guest::Device;
+use crate::guest::Guest;
+use crate::lab::Lab;
+use crate::vmm::Vmm;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+pub(super) const PMEM_DAX: Scenario = Scenario {
+    name: "pmem_dax_kill",
+    what: "a guest mounts a virtio-pmem device with DAX, writes and syncs and is killed with \
+           its VMM; another guest, which may only read, finds every byte, and so does the \
+           host; what that guest stores has no effect",
+    limit: Duration::from_secs(150),
+    place: |vmm| match vmm {
+        Vmm::PortalVmm => Place::Inside,
+        Vmm::Qemu => Place::Nowhere("the row's qemu guests have no virtio-pmem"),
+        Vmm::OpenVmm => Place::Nowhere("no flags for Portal devices in this openvmm"),
+    },
+    run: pmem_dax,
+};
+
+/// Bytes of the file: a file system of [`FS_KIB`] KiB, then raw space.
+const FILE: u64 = 32 << 20;
+const FS_KIB: u64 = 16 << 10;
+/// Where in the file, in MiB, the guest writes past the file system, and how much.
+const RAW_AT: u64 = 24;
+const RAW_BYTES: usize = 1 << 20;
+const MODULES: &[&str] = &["virtio_pci", "virtio_pmem", "nd_pmem"];
+
+fn guest(name: &str, file: &Path, writable: bool) -> Guest {
+    Guest::new(name).modules(MODULES).device(Device::Pmem {
+        file: file.to_owned(),
+        writable,
+    })
+}
+
+fn pmem_dax(lab: &Lab, vmm: Vmm) -> Passed {
+    let file = lab.scratch("shared.img");
+    let created = fs::File::create(&file).and_then(|file| file.set_len(FILE));
+    created.map_err(NotPassed::of_file(&file))?;
+    let mount = "mkdir -p /mnt && mount -t ext2 -o";
+    let writer = guest("writer", &file, true)
+        .step("make", 30, &format!("mke2fs -b 4096 /dev/pmem0 {FS_KIB}"))
+        .step(
+            "mount",
+            30,
+            &format!("{mount} dax /dev/pmem0 /mnt && grep pmem0 /proc/mounts"),
+        )
+        .step(
+            "write",
+            60,
+            "dd if=/dev/urandom of=/mnt/data bs=1M count=8 2>/dev/null && sync && \
+             sha256sum /mnt/data",
+        )
+        .step(
+            "raw",
+            60,
+            &format!(
+                "dd if=/dev/zero bs=1M count=1 2>/dev/null | tr '\\0' 'P' | \
+                 dd of=/dev/pmem0 bs=1M seek={RAW_AT} conv=fsync 2>/dev/null && echo flushed"
+            ),
+        )
+        .line("sleep 600");
+    let mut running = vmm.start_one(lab, &writer, &[])?;
+    running.passed(0, "make", lab.until)?;
+    let mounted = running.passed(0, "mount", lab.until)?;
+    check(mounted.contains("dax"), || format!("not DAX: {mounted:?}"))?;
+    let written = running.passed(0, "write", lab.until)?;
+    running.passed(0, "raw", lab.until)?;
+    running.process.kill();
+    let bytes = fs::read(&file).map_err(NotPassed::of_file(&file))?;
+    let at = (RAW_AT << 20) as usize;
+    let raw = bytes.get(at..at + RAW_BYTES).unwrap_or_default();
+    check(
+        !raw.is_empty() && raw.iter().all(|byte| *byte == b'P'),
+        || "the host has not what was flushed".to_owned(),
+    )?;
+    let reader = guest("reader", &file, false)
+        .step(
+            "mount",
+            30,
+            &format!("{mount} ro,dax /dev/pmem0 /mnt && echo mounted"),
+        )
+        .step("read", 60, "sha256sum /mnt/data")
+        .step(
+            "spoil",
+            30,
+            &format!(
+                "dd if=/dev/zero of=/dev/pmem0 bs=4096 count=1 seek={} conv=fsync; true",
+                RAW_AT * 256
+            ),
+        );
+    let mut running = vmm.start_one(lab, &reader, &[])?;
+    running.passed(0, "mount", lab.until)?;
+    let read = running.passed(0, "read", lab.until)?;
+    check(read == written, || {
+        format!("wrote {written:?}, read {read:?}")
+    })?;
+    running.ended(0, "spoil", lab.until)?;
+    running.ends_well(lab.until)?;
+    let after = fs::read(&file).map_err(NotPassed::of_file(&file))?;
+    check(after == bytes, || {
+        "a guest that may only read has changed the file".to_owned()
+    })
+}
