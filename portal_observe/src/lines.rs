@@ -30,7 +30,7 @@ pub fn brief(picture: &Picture) -> Vec<String> {
             .map_or("-".to_owned(), |n| table::short(n, 1024.0));
         out.push(format!(
             "{:.1} s  {}: peers {ready} ready{others}; rings {}; sent/s {}, taken/s {}, \
-             bytes/s {bytes}, bells/s {}; stalls {}",
+             bytes/s {bytes}, hops/s {}; stalls {}",
             picture.at.as_secs_f64(),
             Plain(&region.name),
             region.rings,
@@ -42,7 +42,7 @@ pub fn brief(picture: &Picture) -> Vec<String> {
     }
     for partition in &picture.partitions {
         out.push(format!(
-            "{:.1} s  partition {}: {}; exits/s {}, irqs/s {}, bells/s {}",
+            "{:.1} s  partition {}: {}; exits/s {}, irqs/s {}, hops/s {}",
             picture.at.as_secs_f64(),
             Plain(&partition.name),
             Plain(&partition.state),

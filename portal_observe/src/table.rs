@@ -113,12 +113,12 @@ const REGIONS: &[Column] = &[
     number("joining").spare(6),
     number("quiescing").spare(8),
     number("dead").spare(3),
-    number("of").spare(9),
+    number("max").spare(9),
     number("rings").spare(2),
     number("sent/s"),
     number("taken/s").spare(1),
     number("bytes/s").spare(7),
-    number("bells/s").spare(4),
+    number("hops/s").spare(4),
     number("stalls"),
 ];
 
@@ -128,7 +128,7 @@ const PARTITIONS: &[Column] = &[
     number("vcpus").spare(2),
     number("exits/s"),
     number("irqs/s"),
-    number("bells/s").spare(1),
+    number("hops/s").spare(1),
     number("dropped").spare(3),
 ];
 
@@ -145,7 +145,7 @@ const PEERS: &[Column] = &[
     number("sent/s").spare(1),
     number("taken/s").spare(3),
     number("waiting"),
-    number("bells/s").spare(4),
+    number("hops/s").spare(4),
 ];
 
 const RINGS: &[Column] = &[

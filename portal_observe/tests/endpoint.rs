@@ -84,6 +84,21 @@ fn the_text_has_every_metric_with_its_labels() {
     assert!(empty.contains("portal_problems 0.0") && !empty.contains("ring_messages"));
 }
 
+#[test]
+fn the_guide_lists_every_metric() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../Guide/src/operations.md");
+    let page = std::fs::read_to_string(page).expect("a page");
+    let picture = Model::new().take(Still.sample().expect("a sample"));
+    let text = metrics::text(picture).expect("a string");
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let names: Vec<_> = types.filter_map(|line| line.split_once(' ')).collect();
+    assert!(names.len() > 15, "{names:?}");
+    for (name, kind) in names {
+        let end = if kind == "counter" { "_total" } else { "" };
+        assert!(page.contains(&format!("`{name}{end}`")), "{name}{end}");
+    }
+}
+
 fn endpoint() -> SocketAddr {
     let endpoint = Endpoint::bind(address("0").expect("an address")).expect("a port");
     let at = endpoint.address();
