@@ -14,8 +14,9 @@ use std::os::fd::RawFd;
 /// The first passed fd.
 const FIRST: RawFd = 3;
 
-/// Most fds that are looked at: as many as a switchboard has regions.
-const MOST: RawFd = 64;
+/// Most fds that are looked at: sockets of as many regions as a switchboard has, and
+/// pieces of memory that were stored.
+const MOST: RawFd = 4096;
 
 /// The environment's words, apart from it for tests.
 #[derive(Debug, Default)]
@@ -98,7 +99,7 @@ mod tests {
 
     #[test]
     fn counts_are_bounded() {
-        for count in ["-1", "65", "many", "99999999999"] {
+        for count in ["-1", "4097", "many", "99999999999"] {
             let error = words("7", count, "").read(7).expect_err(count);
             assert!(error.to_string().contains(count), "{error}");
         }

@@ -12,6 +12,12 @@ use crate::activation;
 use crate::notice::Budget;
 use crate::region::Memory;
 use crate::socket::Listener;
+use crate::state::Folder;
+use crate::state::Origin;
+use crate::state::Process;
+use crate::state::Record;
+use crate::state::Records;
+use crate::store;
 use hv_shmem::backing::MappedMem;
 use hv_shmem::doorbell::EventFd;
 use hv_shmem::name::Name;
@@ -84,6 +90,7 @@ pub(crate) struct Served {
     /// Vectors of the compatibility socket, where the region has one.
     pub(crate) compatible: Option<u16>,
     pub(crate) memory: Memory,
+    records: Option<Records>,
 }
 
 /// A client of either kind of socket.
@@ -91,20 +98,25 @@ pub(crate) struct Served {
 pub(crate) enum Client {
     Qemu(QemuId),
     Portal(PortalId),
+    /// A process that was a client of a compatibility socket before a restart. It
+    /// cannot come back, but it lives in its region; its socket here is a pidfd.
+    Orphan(u64),
 }
 
 impl Client {
     fn token(self) -> epoll::EventData {
         epoll::EventData::new_u64(match self {
-            Self::Qemu(id) => id.0 << 1,
-            Self::Portal(id) => id.0 << 1 | 1,
+            Self::Qemu(id) => id.0 << 2,
+            Self::Portal(id) => id.0 << 2 | 1,
+            Self::Orphan(number) => number << 2 | 2,
         })
     }
 
     fn of_token(token: u64) -> Self {
-        match token & 1 {
-            0 => Self::Qemu(QemuId(token >> 1)),
-            _ => Self::Portal(PortalId(token >> 1)),
+        match token & 3 {
+            0 => Self::Qemu(QemuId(token >> 2)),
+            1 => Self::Portal(PortalId(token >> 2)),
+            _ => Self::Orphan(token >> 2),
         }
     }
 }
@@ -144,6 +156,8 @@ pub struct Daemon {
     ticked: Duration,
     budget: Budget,
     notices: Vec<Notice>,
+    folder: Option<Folder>,
+    orphans: u64,
 }
 
 impl Daemon {
@@ -160,9 +174,13 @@ impl Daemon {
         }
         let mut notices = Vec::new();
         make_room(regions, &mut notices);
+        let folder = options.state.as_deref().map(Folder::open).transpose()?;
         let mut passed = activation::passed()?;
         let portal = passed.iter().position(|(name, _)| name == PORTAL);
-        let portal = portal.map(|at| passed.swap_remove(at).1);
+        let portal = portal.map(|at| passed.remove(at).1);
+        let (stored, passed): (Vec<_>, _) = passed
+            .into_iter()
+            .partition(|(name, _)| store::is_stored(name));
         let mut passed = assign(regions, passed)?;
         let limits = options.limits;
         let shortest = limits.welcome.min(limits.stall);
@@ -187,39 +205,146 @@ impl Daemon {
             ticked: Duration::ZERO,
             budget: Budget::default(),
             notices,
+            folder,
+            orphans: 0,
         };
         for (index, config) in regions.iter().enumerate() {
-            this.add(config, passed.remove(&index))?;
+            this.add(config, &stored)?;
+            this.open_region(config, index, passed.remove(&index))?;
         }
         this.open_portal(&options.portal, portal)?;
         Ok(this)
     }
 
-    fn add(&mut self, config: &RegionConfig, passed: Option<OwnedFd>) -> Result<(), ServeError> {
+    /// Makes a region, or takes up what was kept of it.
+    fn add(
+        &mut self,
+        config: &RegionConfig,
+        stored: &[(String, OwnedFd)],
+    ) -> Result<(), ServeError> {
         let fail = |reason: String| ServeError::Region {
             name: config.name,
             reason,
         };
-        let (memory, pages) = Memory::make(config)?;
-        let name = self
+        let mut pieces = Vec::new();
+        for (name, fd) in stored {
+            if let Some(piece) = store::piece_of(name, &config.name) {
+                let fd = fd.try_clone().map_err(|e| fail(e.to_string()))?;
+                pieces.push((piece, fd));
+            }
+        }
+        let opened = Memory::open(config, self.folder.as_ref(), pieces)?;
+        let records: Vec<_> = opened.known.iter().map(|record| record.peer).collect();
+        let expected = self
             .board
-            .add_region(pages, config.policy())
+            .restore_region(opened.pages, config.policy(), &records)
             .map_err(|error| fail(error.to_string()))?;
         self.regions.push(Served {
-            name,
+            name: config.name,
             compatible: (!config.sectioned).then_some(config.vectors),
-            memory,
+            memory: opened.memory,
+            records: opened.records,
         });
+        for key in expected {
+            let known = opened
+                .known
+                .iter()
+                .find(|record| record.peer.id == key.peer);
+            self.restore(key, known.and_then(|record| record.origin));
+        }
+        Ok(())
+    }
+
+    /// A peer that lived when the last daemon ended.
+    fn restore(&mut self, key: PeerKey, origin: Option<Origin>) {
+        let process = match origin {
+            Some(Origin::Portal(token)) => {
+                self.portal.expect(key, token, self.now());
+                return self.note(Notice::Expected {
+                    region: key.region,
+                    peer: key.peer,
+                });
+            }
+            Some(Origin::Qemu(process)) => process,
+            None => None,
+        };
+        let pidfd = process.filter(Process::lives).and_then(|process| {
+            let pid = rustix::process::Pid::from_raw(i32::try_from(process.pid).ok()?)?;
+            let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
+            // It may have ended, and its number may be another's, before the open.
+            process.lives().then_some((fd, pid))
+        });
+        let orphan = Client::Orphan(self.orphans);
+        self.orphans += 1;
+        let kept = pidfd.is_some_and(|(fd, pid)| {
+            let connected = self.connect(orphan, fd).is_ok();
+            if let Some(connection) = self.connections.get_mut(&orphan) {
+                connection.place = Some(key);
+                connection.pid = Some(pid.as_raw_nonzero().get());
+            }
+            connected
+        });
+        if kept {
+            return;
+        }
+        let _ = self.board.gone(&key);
+        self.keep(key, None);
+        self.note(Notice::Left {
+            region: key.region,
+            peer: key.peer,
+            why: "its process ended while the switchboard was away".to_owned(),
+        });
+    }
+
+    /// A process that could not come back has ended.
+    fn lose_orphan(&mut self, orphan: Client) {
+        let key = self.connections.get(&orphan).and_then(|c| c.place);
+        self.disconnect(orphan);
+        if let Some(key) = key {
+            let _ = self.board.gone(&key);
+            self.keep(key, None);
+            self.dirty_region(&key.region);
+            self.note(Notice::Left {
+                region: key.region,
+                peer: key.peer,
+                why: "its process ended".to_owned(),
+            });
+        }
+    }
+
+    /// Keeps what has become of a peer, before anybody is told of it.
+    pub(crate) fn keep(&mut self, key: PeerKey, origin: Option<Origin>) {
+        let served = self.regions.iter().find(|r| r.name == key.region);
+        let records = served.and_then(|r| r.records.as_ref());
+        let peer = self.board.record(&key.region, key.peer);
+        let (Some(records), Some(peer)) = (records, peer) else {
+            return;
+        };
+        if let Err(errno) = records.write(&Record { peer, origin }) {
+            let region = key.region;
+            self.note(Notice::NotKept { region, errno });
+        }
+    }
+
+    /// Listens on a region's compatibility socket, if it has one.
+    fn open_region(
+        &mut self,
+        config: &RegionConfig,
+        index: usize,
+        passed: Option<OwnedFd>,
+    ) -> Result<(), ServeError> {
         if config.sectioned {
             return match passed {
                 None => Ok(()),
-                Some(_) => Err(fail(
-                    "sections=enforced takes no socket of its own; one was passed".to_owned(),
-                )),
+                Some(_) => Err(ServeError::Region {
+                    name: config.name,
+                    reason: "sections=enforced takes no socket of its own; one was passed"
+                        .to_owned(),
+                }),
             };
         }
-        self.qemu.serve(name, config.departures);
-        let door = Door::Region(self.regions.len() - 1);
+        self.qemu.serve(config.name, config.departures);
+        let door = Door::Region(index);
         match passed {
             Some(fd) => self.open(Listener::adopt(fd, SocketType::STREAM)?, door, None),
             None => {
@@ -479,6 +604,7 @@ impl Daemon {
         match client {
             Client::Qemu(id) => self.hear_qemu(id),
             Client::Portal(id) => self.hear_portal(id),
+            Client::Orphan(_) => self.lose_orphan(client),
         }
     }
 
@@ -518,6 +644,7 @@ impl Daemon {
             let sent = match client {
                 Client::Qemu(id) => self.send_qemu(id),
                 Client::Portal(id) => self.send_portal(id),
+                Client::Orphan(_) => Ok(Sent::All),
             };
             match sent {
                 Ok(Sent::All) => self.watch_room(client, false),
@@ -546,6 +673,7 @@ impl Daemon {
                     Client::Portal(id) => {
                         self.lose_portal(id, portal_protocol::server::Lost::Closed);
                     }
+                    Client::Orphan(_) => {}
                 },
             }
         }
@@ -556,6 +684,7 @@ impl Daemon {
         match client {
             Client::Qemu(id) => self.qemu.blocked(id, now),
             Client::Portal(id) => self.portal.blocked(id, now),
+            Client::Orphan(_) => {}
         }
     }
 

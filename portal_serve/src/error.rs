@@ -64,6 +64,20 @@ pub enum ServeError {
         /// What the kernel said.
         errno: Errno,
     },
+    /// Another daemon serves from this state.
+    #[error("{} is the state of another switchboard, which runs: a region has one master; stop it, or choose another --state", path.display())]
+    SecondMaster {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// What was kept cannot be used.
+    #[error("{}: {reason}; to begin anew, remove it", path.display())]
+    State {
+        /// The folder, or the file in it.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// What a service manager passed does not fit.
     #[error("socket activation: {reason}")]
     Activation {

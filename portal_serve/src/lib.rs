@@ -25,7 +25,9 @@ mod portal;
 mod qemu;
 mod region;
 mod socket;
+mod state;
 pub mod stop;
+mod store;
 mod wire;
 
 pub use config::RegionConfig;
@@ -63,6 +65,9 @@ pub struct Options {
     pub clients: ClientLimits,
     /// Where the Portal socket is.
     pub portal: PortalSocket,
+    /// A folder for what is to outlive this process; nothing does when there is
+    /// none. On a file system in memory.
+    pub state: Option<PathBuf>,
 }
 
 /// Where the socket of a region is when nobody says: `NAME.sock` in the folder

@@ -2,6 +2,7 @@
 
 use hv_shmem::layout::PeerId;
 use hv_shmem::name::Name;
+use rustix::io::Errno;
 use std::fmt;
 use std::time::Duration;
 
@@ -23,6 +24,20 @@ pub enum Notice {
         peer: PeerId,
         /// Why.
         why: String,
+    },
+    /// A peer lived when the last daemon ended, and may come back.
+    Expected {
+        /// Its region.
+        region: Name,
+        /// Its id.
+        peer: PeerId,
+    },
+    /// What became of a peer could not be kept: after a restart it will be as it was.
+    NotKept {
+        /// Its region.
+        region: Name,
+        /// What the kernel said.
+        errno: Errno,
     },
     /// A peer is back after a restart.
     Returned {
@@ -62,6 +77,10 @@ impl fmt::Display for Notice {
         match self {
             Self::Joined { region, peer } => write!(f, "{region}: peer {peer} joined"),
             Self::Left { region, peer, why } => write!(f, "{region}: peer {peer} is gone: {why}"),
+            Self::Expected { region, peer } => write!(f, "{region}: peer {peer} is expected back"),
+            Self::NotKept { region, errno } => {
+                write!(f, "{region}: the state cannot be written: {errno}")
+            }
             Self::Returned { region, peer } => write!(f, "{region}: peer {peer} is back"),
             Self::NoPortalSocket { reason } => write!(
                 f,

@@ -9,6 +9,7 @@ use crate::daemon::Sent;
 use crate::daemon::Served;
 use crate::daemon::bell;
 use crate::daemon::no_files;
+use crate::state::Origin;
 use crate::wire;
 use hv_shmem::backing::MappedMem;
 use hv_shmem::backing::Part;
@@ -93,7 +94,7 @@ impl Daemon {
                 Ok(done) => {
                     let key = self.portal.place(id);
                     self.place(Client::Portal(id), key);
-                    self.done(done);
+                    self.done(id, done);
                 }
                 Err(why) => return self.lose_portal(id, why),
             }
@@ -118,7 +119,7 @@ impl Daemon {
             .receive(&mut self.board, &mut carrier, id, message, bells, now)
     }
 
-    fn done(&mut self, done: Done) {
+    fn done(&mut self, id: ClientId, done: Done) {
         let (key, notice) = match done {
             Done::Quiet => return,
             Done::Stepped(key) => (key, None),
@@ -139,6 +140,8 @@ impl Daemon {
                 (key, Some(notice))
             }
         };
+        let token = self.portal.token(id);
+        self.keep(key, token.map(Origin::Portal));
         self.dirty_region(&key.region);
         if let Some(notice) = notice {
             self.note(notice);
@@ -158,6 +161,7 @@ impl Daemon {
 
     fn tell_departure(&mut self, Departure { key, why }: Departure) {
         if let Some(key) = key {
+            self.keep(key, None);
             self.dirty_region(&key.region);
             self.note(Notice::Left {
                 region: key.region,
@@ -395,6 +399,7 @@ impl Host<MappedMem, Arc<EventFd>> for Carrier<'_> {
                     "by",
                     match client {
                         Client::Qemu(_) => "compatibility socket",
+                        Client::Orphan(_) => "compatibility socket, before a restart",
                         Client::Portal(_) => "portal socket",
                     },
                 );

@@ -8,6 +8,8 @@ use crate::daemon::Sent;
 use crate::daemon::bell;
 use crate::daemon::no_files;
 use crate::region::Memory;
+use crate::state::Origin;
+use crate::state::Process;
 use crate::wire;
 use portal_ivshmem_server::ClientId;
 use portal_ivshmem_server::Departure;
@@ -45,6 +47,9 @@ impl Daemon {
         self.place(Client::Qemu(id), key);
         self.dirty_region(&name);
         if let Some(key) = key {
+            let connection = self.connections.get(&Client::Qemu(id));
+            let process = connection.and_then(|c| c.pid).and_then(Process::of);
+            self.keep(key, Some(Origin::Qemu(process)));
             let (region, peer) = (key.region, key.peer);
             self.note(Notice::Joined { region, peer });
         }
@@ -79,6 +84,7 @@ impl Daemon {
     fn forget_qemu(&mut self, id: ClientId, departure: Departure) {
         let Departure { key, why } = departure;
         self.disconnect(Client::Qemu(id));
+        self.keep(key, None);
         self.dirty_region(&key.region);
         self.note(Notice::Left {
             region: key.region,

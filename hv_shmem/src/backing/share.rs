@@ -9,6 +9,7 @@ use super::Storage;
 use super::View;
 use super::file;
 use crate::header::Header;
+use crate::layout::Layout;
 use crate::layout::PAGE;
 use crate::region::RegionError;
 use rustix::fs::Mode;
@@ -98,8 +99,18 @@ impl Backing {
             path: None,
             source: RegionError::Header(e),
         })?;
+        Self::assemble(header.layout, parts)
+    }
+
+    /// A backing of these parts for a layout that this process knows without looking
+    /// at the memory: the host's, whose peers may have written there.
+    ///
+    /// # Errors
+    /// [`BackingError::NoSuchPart`] when one is missing,
+    /// [`BackingError::Truncated`].
+    pub fn assemble(layout: Layout, parts: Vec<SharedPart>) -> Result<Self, BackingError> {
         let mut this = Self {
-            layout: header.layout,
+            layout,
             storage: Storage::Memfd,
             numa_node: None,
             populate: false,

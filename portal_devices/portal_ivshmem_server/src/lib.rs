@@ -271,13 +271,8 @@ impl<B: Clone> Server<B> {
         };
         let id = ClientId(self.born);
         self.born = self.born.saturating_add(1);
-        let name = Name::new(&format!("client-{}", id.0)).map_err(|_| AdmissionError::Full {
-            region: *region,
-            first: PeerId(0),
-            last: u16::MAX,
-        })?;
         let admission = Admission {
-            name,
+            name: free_name(board, region, peer)?,
             kind: PeerKind::Partition,
             rights: Rights::ALL,
             id: Some(peer),
@@ -405,5 +400,39 @@ impl<B: Clone> Server<B> {
         // A key from this table is live until here: only this takes it out.
         let _ = board.gone(&key);
         Some(Departure { key, why })
+    }
+}
+
+/// `client-ID`, or with a number behind it when a peer that came another way is
+/// called that.
+fn free_name<M: SharedMem, B: Clone>(
+    board: &Switchboard<M, B>,
+    region: &Name,
+    peer: PeerId,
+) -> Result<Name, AdmissionError> {
+    let mut number = 0;
+    loop {
+        let text = match number {
+            0 => format!("client-{peer}"),
+            n => format!("client-{peer}-{n}"),
+        };
+        let full = AdmissionError::Full {
+            region: *region,
+            first: PeerId(0),
+            last: u16::MAX,
+        };
+        let name = Name::new(&text).map_err(|_| full)?;
+        let asked = Admission {
+            name,
+            kind: PeerKind::Partition,
+            rights: Rights::ALL,
+            id: Some(peer),
+            bells: Vec::new(),
+        };
+        match board.consider(region, &asked, 0) {
+            // Each name that is taken is a live peer's: there is an end.
+            Err(AdmissionError::NameTaken { .. }) => number += 1,
+            other => return other.map(|_| name),
+        }
     }
 }

@@ -22,6 +22,8 @@ const REGIONS: &str = "PORTAL_SERVE_TEST_REGIONS";
 const WELCOME: &str = "PORTAL_SERVE_TEST_WELCOME_MS";
 const STALL: &str = "PORTAL_SERVE_TEST_STALL_MS";
 const PORTAL: &str = "PORTAL_SERVE_TEST_PORTAL";
+const STATE: &str = "PORTAL_SERVE_TEST_STATE";
+const GRACE: &str = "PORTAL_SERVE_TEST_GRACE_MS";
 
 /// Every wait of these tests ends here; the daemon itself ends a little later.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -46,8 +48,11 @@ pub(crate) fn serve_as_told() {
         clients: ClientLimits {
             hello: limits.welcome,
             stall: limits.stall,
+            grace: std::env::var(GRACE)
+                .map_or(PATIENCE, |ms| Duration::from_millis(ms.parse().unwrap())),
             ..ClientLimits::default()
         },
+        state: std::env::var_os(STATE).map(PathBuf::from),
         portal: std::env::var_os(PORTAL)
             .map_or(PortalSocket::None, |path| PortalSocket::At(path.into())),
     };
@@ -74,6 +79,7 @@ pub(crate) fn serve_as_told() {
 #[derive(Debug)]
 pub(crate) struct Daemon {
     child: Child,
+    command: Command,
     folder: tempfile::TempDir,
 }
 
@@ -84,29 +90,61 @@ impl Daemon {
     }
 
     pub(crate) fn with_times(keys: &str, welcome: Duration, stall: Duration) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        Self::start(keys, welcome, stall, None)
+    }
+
+    /// One that keeps its state, and gives peers so much time to come back.
+    pub(crate) fn kept(keys: &str, grace: Duration) -> Self {
+        let times = (Duration::from_secs(10), Duration::from_secs(60));
+        Self::start(keys, times.0, times.1, Some(grace))
+    }
+
+    fn start(keys: &str, welcome: Duration, stall: Duration, grace: Option<Duration>) -> Self {
+        let folder = tempfile::tempdir_in("/dev/shm").expect("a folder");
         let socket = folder.path().join("lake.sock");
         let socket = match keys.contains("sections=enforced") {
             true => String::new(),
             false => format!(",socket={}", socket.display()),
         };
-        let regions = format!("lake,{keys}{socket}");
-        let log = std::fs::File::create(folder.path().join("log")).expect("a log");
-        let portal = folder.path().join("portal.sock");
-        let child = command(&regions, welcome, stall)
-            .env(PORTAL, portal)
-            .stdout(log)
-            .spawn();
+        let mut command = command(&format!("lake,{keys}{socket}"), welcome, stall);
+        command.env(PORTAL, folder.path().join("portal.sock"));
+        if let Some(grace) = grace {
+            command
+                .env(STATE, folder.path().join("state"))
+                .env(GRACE, grace.as_millis().to_string());
+        }
+        let child = spawn(&mut command, folder.path());
         let mut this = Self {
-            child: child.expect("the daemon starts"),
+            child,
+            command,
             folder,
         };
-        until("the daemon serves", || {
-            let ended = this.child.try_wait().expect("a child");
-            assert_eq!(ended, None, "the daemon ended: {}", this.log());
-            this.log().contains("serving")
-        });
+        this.await_start();
         this
+    }
+
+    fn await_start(&mut self) {
+        until("the daemon serves", || {
+            let ended = self.child.try_wait().expect("a child");
+            assert_eq!(ended, None, "the daemon ended: {}", self.log());
+            self.log().contains("serving")
+        });
+    }
+
+    /// Ends it with SIGKILL: it does nothing any more.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("a child");
+        self.child.wait().expect("a child");
+    }
+
+    /// Starts it again, by the same words.
+    pub(crate) fn start_again(&mut self) {
+        self.child = spawn(&mut self.command, self.folder.path());
+        self.await_start();
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -174,6 +212,11 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn spawn(command: &mut Command, folder: &Path) -> Child {
+    let log = std::fs::File::create(folder.join("log")).expect("a log");
+    command.stdout(log).spawn().expect("the daemon starts")
 }
 
 /// The child's command, output piped.

@@ -8,6 +8,7 @@ mod daemon;
 mod hostile;
 mod portal;
 mod qemu;
+mod restart;
 mod start;
 
 /// The process that [`daemon::Daemon`] starts.
@@ -15,4 +16,11 @@ mod start;
 #[ignore = "no check: the daemon process that the other tests start"]
 fn daemon_process() {
     daemon::serve_as_told();
+}
+
+/// The process that [`restart`] starts.
+#[test]
+#[ignore = "no check: the other end of a ring in another test"]
+fn sender_process() {
+    restart::send_as_told();
 }
