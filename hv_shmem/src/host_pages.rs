@@ -197,11 +197,15 @@ impl<M: SharedMem> HostPages<M> {
             this.life(id)?;
             let state = who.map_or(PeerState::Free, |_| state);
             this.write_entry(id, Life { epoch, state }, who.as_ref());
+            if !state.is_live() {
+                this.clear_state(id);
+            }
             known[usize::from(id.0)] = true;
         }
         for peer in this.layout().peers() {
             if !known[usize::from(peer.0)] {
                 this.write_entry(peer, NEVER_USED, None);
+                this.clear_state(peer);
             }
         }
         this.write_header();

@@ -66,6 +66,7 @@ A smallest file:
 Examples:
   portal serve --region lake,size=64MiB
   portal serve --region lake,size=1MiB,peers=4,vectors=2,socket=/tmp/lake.sock
+  portal serve --region lake,size=64MiB --state /run/portal/state
 
 Then, for each guest:
   qemu-system-x86_64 ... -chardev socket,path=/tmp/lake.sock,id=lake \\
@@ -184,6 +185,16 @@ pub(crate) struct Serve {
     /// folder of the default sockets.
     #[arg(long, value_name = "PATH")]
     pub(crate) portal_socket: Option<PathBuf>,
+
+    /// Keep regions and peers here, on a file system in memory (/run, /dev/shm), so
+    /// that they outlive this process, however it ends.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) state: Option<PathBuf>,
+
+    /// How long a peer may take to come back after a restart, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, requires = "state",
+          value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) grace: u32,
 
     /// Serve metrics for Prometheus on PORT of this host, or on IP:PORT.
     #[arg(long, value_name = "ADDR", value_parser = portal_observe::listener::address)]

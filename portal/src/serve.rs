@@ -7,6 +7,7 @@ use crate::exit::Outcome;
 use crate::observe;
 use crate::print;
 use portal_observe::socket::SocketSource;
+use portal_serve::ClientLimits;
 use portal_serve::Daemon;
 use portal_serve::Options;
 use portal_serve::PortalSocket;
@@ -14,6 +15,7 @@ use portal_serve::RegionConfig;
 use portal_serve::ServeError;
 use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::time::Duration;
 
 /// Serves until SIGINT or SIGTERM.
 ///
@@ -26,6 +28,11 @@ pub(crate) fn run(args: &cli::Serve) -> Outcome {
         portal: match &args.portal_socket {
             Some(path) => PortalSocket::At(path.clone()),
             None => PortalSocket::Default,
+        },
+        state: args.state.clone(),
+        clients: ClientLimits {
+            grace: Duration::from_secs(args.grace.into()),
+            ..ClientLimits::default()
         },
         ..Options::default()
     };

@@ -22,7 +22,8 @@ fn it_says_what_qemu_needs_serves_and_stops_at_sigterm() {
     let socket = folder.path().join("lake.sock");
     let region = format!("lake,size=1MiB,vectors=2,socket={}", socket.display());
     let mut child = Command::new(env!("CARGO_BIN_EXE_portal"))
-        .args(["serve", "--region", &region])
+        .args(["serve", "--region", &region, "--portal-socket"])
+        .arg(folder.path().join("portal.sock"))
         .stdout(Stdio::piped())
         .spawn()
         .expect("the binary starts");
@@ -31,6 +32,9 @@ fn it_says_what_qemu_needs_serves_and_stops_at_sigterm() {
     assert!(first.starts_with("lake: 1048576 bytes, 8 peers, 2 vectors each"));
     let qemu = lines.next().expect("a line").expect("text");
     assert!(qemu.contains("-device ivshmem-doorbell,chardev=lake,vectors=2"));
+
+    let portal = lines.next().expect("a line").expect("text");
+    assert!(portal.starts_with("Portal socket /") && portal.ends_with("portal.sock"));
 
     let mut client = UnixStream::connect(&socket).expect("it listens");
     client.set_read_timeout(Some(PATIENCE)).expect("a time");

@@ -91,6 +91,7 @@ mod region;
 mod region_host;
 pub mod resolvers;
 mod sandbox;
+mod served;
 mod stats;
 mod storage;
 mod vcpu_thread;

@@ -25,6 +25,8 @@ pub struct SharedRegion {
     memory: HostRange,
     layout: Layout,
     enforced: bool,
+    /// Whether this process has memory to write for one peer only.
+    one_writer: bool,
     /// Kept for its locks and descriptors.
     backing: Option<Arc<Backing>>,
 }
@@ -58,6 +60,7 @@ impl Writable {
         match mapping {
             portal_resources::Mapping::ReadOnly => Self::Nothing,
             portal_resources::Mapping::Sectioned if region.enforced => Self::Own,
+            portal_resources::Mapping::Flat if region.one_writer => Self::Own,
             portal_resources::Mapping::Sectioned | portal_resources::Mapping::Flat => Self::All,
         }
     }
@@ -96,6 +99,39 @@ impl SharedRegion {
             mapping,
             layout,
             enforced,
+            one_writer: false,
+            backing: Some(backing),
+        }))
+    }
+
+    /// Maps a served region as one peer of it. Sections are enforced in the second
+    /// stage, whatever the backing: of a flat one this process has everything, and
+    /// gives a partition its own section.
+    ///
+    /// # Errors
+    /// [`VmmError::Region`] with what the backing says.
+    pub(crate) fn of_peer(
+        name: String,
+        backing: Arc<Backing>,
+        view: View,
+    ) -> Result<Arc<Self>, VmmError> {
+        let one_writer = backing.is_sectioned();
+        let view = if one_writer || view == View::OBSERVER {
+            view
+        } else {
+            View::OWNER
+        };
+        let mapping = backing.map(view).map_err(|error| VmmError::Region {
+            region: name.clone(),
+            reason: error.to_string(),
+        })?;
+        Ok(Arc::new(Self {
+            name,
+            memory: HostRange::of_mapping(&mapping),
+            mapping,
+            layout: backing.layout().clone(),
+            enforced: true,
+            one_writer,
             backing: Some(backing),
         }))
     }
@@ -114,6 +150,7 @@ impl SharedRegion {
             mapping,
             layout,
             enforced,
+            one_writer: false,
             backing: None,
         })
     }

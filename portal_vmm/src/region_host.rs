@@ -12,6 +12,9 @@
 //! partition ended, retires the peer: its epoch moves and the others are told
 //! before the drop returns.
 //!
+//! A region that another process serves ([`RegionHost::serve`]) has members too: they
+//! sit at that process's switchboard, and look the same from here.
+//!
 //! Trusted: this process. What partitions may do is in the rights of their
 //! admission and in how the region is mapped for them. Lock order: delivery,
 //! then a device, then switchboard or listeners.
@@ -20,6 +23,8 @@ use crate::DeviceHandle;
 use crate::SharedRegion;
 use crate::VmmError;
 use crate::fabric::Fabric;
+use crate::served;
+use crate::served::Remote;
 use hv_shmem::backing::Backing;
 use hv_shmem::backing::BackingConfig;
 use hv_shmem::backing::MappedMem;
@@ -45,6 +50,8 @@ use portal_switchboard::PeerKey;
 use portal_switchboard::Policy;
 use portal_switchboard::Switchboard;
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -61,9 +68,11 @@ pub struct RegionHost {
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     board: Mutex<Board>,
     regions: RwLock<BTreeMap<Name, Arc<SharedRegion>>>,
+    /// Regions of another process, and the Portal sockets by which they are joined.
+    served: RwLock<BTreeMap<Name, PathBuf>>,
     listeners: Mutex<BTreeMap<(Name, PeerId), Listener>>,
     /// Held while events are taken and handed over, so that each pair of peers
     /// sees them in order.
@@ -76,7 +85,7 @@ struct Listener {
     device: Option<DeviceHandle>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -134,6 +143,7 @@ impl RegionHost {
             inner: Arc::new(Inner {
                 board: Mutex::new(Switchboard::new(limits)),
                 regions: RwLock::default(),
+                served: RwLock::default(),
                 listeners: Mutex::default(),
                 delivery: Mutex::new(()),
             }),
@@ -184,6 +194,27 @@ impl RegionHost {
         Ok(region)
     }
 
+    /// Knows a region that `portal serve` serves at the Portal socket `switchboard`:
+    /// [`Self::join`] joins it there. What this gives is a view of it.
+    ///
+    /// # Errors
+    /// [`VmmError::Region`]: nobody listens there, or serves no such region.
+    pub fn serve(&self, name: &str, switchboard: &Path) -> Result<Arc<SharedRegion>, VmmError> {
+        let fail = |reason: String| region_error(name, reason);
+        let region = Name::new(name).map_err(|error| fail(error.to_string()))?;
+        let view = served::look(&region, switchboard)?;
+        let regions = self.inner.regions.write();
+        let mut regions = regions.unwrap_or_else(PoisonError::into_inner);
+        if regions.contains_key(&region) {
+            return Err(fail("this process has a region of that name".to_owned()));
+        }
+        regions.insert(region, view.clone());
+        let served = self.inner.served.write();
+        let mut served = served.unwrap_or_else(PoisonError::into_inner);
+        served.insert(region, switchboard.to_owned());
+        Ok(view)
+    }
+
     /// A region by name.
     ///
     /// # Errors
@@ -219,6 +250,13 @@ impl RegionHost {
         let name = Name::new(region).map_err(|error| fail(error.to_string()))?;
         let who = Name::new(&join.name)
             .map_err(|error| fail(format!("peer name {:?}: {error}", join.name)))?;
+        let served = self.inner.served.read();
+        let served = served.unwrap_or_else(PoisonError::into_inner);
+        if let Some(switchboard) = served.get(&name).cloned() {
+            drop(served);
+            return Member::of_served(Remote::join(name, who, join, &switchboard)?);
+        }
+        drop(served);
         let mut bells = Vec::new();
         for _ in 0..join.vectors {
             let bell = EventFd::new().map_err(|error| fail(error.to_string()))?;
@@ -238,7 +276,7 @@ impl RegionHost {
             .map_err(|error| fail(error.to_string()))?;
         let fabric = Arc::new(MemberFabric {
             key,
-            host: Arc::downgrade(&self.inner),
+            way: Way::Here(Arc::downgrade(&self.inner)),
             own: bells,
             others: RwLock::default(),
         });
@@ -250,16 +288,24 @@ impl RegionHost {
         drop(order);
         self.deliver(&name);
         Ok(Member {
-            host: self.clone(),
+            seat: Seat::Here(self.clone()),
             key,
             fabric,
             region: shared,
         })
     }
 
-    /// The tree that `portal top` and `portal inspect` show.
+    /// The tree that `portal top` and `portal inspect` show. Of regions that another
+    /// process serves it says where.
     pub fn inspect(&self) -> Node {
-        locked(&self.inner.board).inspect()
+        let tree = locked(&self.inner.board).inspect();
+        let served = self.inner.served.read();
+        let served = served.unwrap_or_else(PoisonError::into_inner);
+        let mut at = Node::new();
+        for (name, path) in served.iter() {
+            at.push(name.as_str().to_owned(), path.display().to_string());
+        }
+        tree.with("switchboards", at)
     }
 
     /// Hands every waiting event of a region to whom it is for.
@@ -313,16 +359,34 @@ impl RegionHost {
     }
 }
 
+/// Where a member sits.
+#[derive(Debug)]
+enum Seat {
+    /// At this process's switchboard.
+    Here(RegionHost),
+    /// At that of another process.
+    There(Arc<Remote>),
+}
+
 /// One life of one peer of a region. Dropping it is leaving.
 #[derive(Debug)]
 pub struct Member {
-    host: RegionHost,
+    seat: Seat,
     key: PeerKey,
     fabric: Arc<MemberFabric>,
     region: Arc<SharedRegion>,
 }
 
 impl Member {
+    fn of_served(remote: Arc<Remote>) -> Result<Self, VmmError> {
+        Ok(Self {
+            key: remote.key(),
+            fabric: remote.fabric().clone(),
+            region: remote.region().clone(),
+            seat: Seat::There(remote),
+        })
+    }
+
     /// Its peer id.
     pub fn peer(&self) -> PeerId {
         self.key.peer
@@ -365,9 +429,13 @@ impl Member {
     /// # Errors
     /// [`VmmError::Region`] when it is not joining or quiescing.
     pub fn ready(&self) -> Result<(), VmmError> {
-        let done = locked(&self.host.inner.board).ready(&self.key);
+        let host = match &self.seat {
+            Seat::Here(host) => host,
+            Seat::There(remote) => return remote.ready(),
+        };
+        let done = locked(&host.inner.board).ready(&self.key);
         done.map_err(|error| region_error(self.key.region.as_str(), error.to_string()))?;
-        self.host.deliver(&self.key.region);
+        host.deliver(&self.key.region);
         Ok(())
     }
 
@@ -376,9 +444,13 @@ impl Member {
     /// # Errors
     /// [`VmmError::Region`] when it is not joining or ready.
     pub fn quiesce(&self) -> Result<(), VmmError> {
-        let done = locked(&self.host.inner.board).quiesce(&self.key);
+        let host = match &self.seat {
+            Seat::Here(host) => host,
+            Seat::There(remote) => return remote.quiesce(),
+        };
+        let done = locked(&host.inner.board).quiesce(&self.key);
         done.map_err(|error| region_error(self.key.region.as_str(), error.to_string()))?;
-        self.host.deliver(&self.key.region);
+        host.deliver(&self.key.region);
         Ok(())
     }
 
@@ -397,36 +469,49 @@ impl Member {
 
     /// Lets a device be told of this member's neighbours.
     pub fn listen(&self, device: DeviceHandle) {
-        self.host.listen(&self.key, device);
+        match &self.seat {
+            Seat::Here(host) => host.listen(&self.key, device),
+            Seat::There(remote) => remote.listen(device),
+        }
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.host.leave(&self.key);
+        match &self.seat {
+            Seat::Here(host) => host.leave(&self.key),
+            Seat::There(remote) => remote.leave(),
+        }
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Phase {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
     Joined,
     Ready,
     Quiescing,
 }
 
 #[derive(Debug)]
-struct Neighbour {
-    bells: Vec<Arc<EventFd>>,
-    phase: Phase,
+pub(crate) struct Neighbour {
+    pub(crate) bells: Vec<Arc<EventFd>>,
+    pub(crate) phase: Phase,
+}
+
+/// How what a member says gets to its switchboard.
+#[derive(Debug)]
+pub(crate) enum Way {
+    Here(Weak<Inner>),
+    There(Weak<Remote>),
 }
 
 /// The events of one member and of those it knows.
 #[derive(Debug)]
-struct MemberFabric {
-    key: PeerKey,
-    host: Weak<Inner>,
-    own: Vec<Arc<EventFd>>,
-    others: RwLock<BTreeMap<u16, Neighbour>>,
+pub(crate) struct MemberFabric {
+    pub(crate) key: PeerKey,
+    pub(crate) way: Way,
+    pub(crate) own: Vec<Arc<EventFd>>,
+    pub(crate) others: RwLock<BTreeMap<u16, Neighbour>>,
 }
 
 impl MemberFabric {
@@ -460,7 +545,7 @@ impl MemberFabric {
         }
     }
 
-    fn known(&self) -> Vec<(u16, u16, Phase)> {
+    pub(crate) fn known(&self) -> Vec<(u16, u16, Phase)> {
         let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
         let one = |(peer, neighbour): (&u16, &Neighbour)| {
             let vectors = u16::try_from(neighbour.bells.len()).unwrap_or(u16::MAX);
@@ -480,15 +565,20 @@ impl Fabric for MemberFabric {
     }
 
     fn publish(&self, state: u32) -> Result<(), VmmError> {
-        let done = match self.host.upgrade() {
-            Some(host) => locked(&host.board).publish(&self.key, state),
-            None => return Ok(()),
+        let done = match &self.way {
+            Way::Here(host) => host
+                .upgrade()
+                .map(|host| locked(&host.board).publish(&self.key, state)),
+            Way::There(remote) => {
+                return remote.upgrade().map_or(Ok(()), |r| r.publish(state));
+            }
         };
-        done.map_err(|error| region_error(self.key.region.as_str(), error.to_string()))
+        done.unwrap_or(Ok(()))
+            .map_err(|error| region_error(self.key.region.as_str(), error.to_string()))
     }
 }
 
-fn region_error(region: &str, reason: String) -> VmmError {
+pub(crate) fn region_error(region: &str, reason: String) -> VmmError {
     VmmError::Region {
         region: region.to_owned(),
         reason,

@@ -190,7 +190,7 @@ fn memory(config: &Config, flaws: &mut Vec<Flaw>) {
                 huge = huge.saturating_add(size.value);
                 huge_pool(at, huge, flaws);
             }
-            Backing::File(_) => {}
+            Backing::File(_) | Backing::Served(_) => {}
         }
     }
     for partition in &config.partitions {

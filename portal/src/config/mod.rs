@@ -58,6 +58,9 @@ pub(crate) enum Backing {
     HugePages(Located<()>),
     /// A file, made by `portal region create`, that outlives the run.
     File(Located<PathBuf>),
+    /// `portal serve` has it, at this Portal socket; its size is known when it is
+    /// joined, and is 0 here.
+    Served(Located<PathBuf>),
 }
 
 /// `[[partition]]`: one virtual machine.

@@ -194,7 +194,12 @@ impl<'t, 'i> Reader<'t, 'i> {
         self.table.iter().any(|(k, _)| k.get_ref() == name)
     }
 
-    /// Where the table starts.
+    /// Whether the key is there; it counts as read.
+    pub(crate) fn take(&mut self, name: &'static str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// Where the table stands.
     pub(crate) fn span(&self) -> Range<usize> {
         self.span.clone()
     }

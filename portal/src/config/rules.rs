@@ -183,6 +183,10 @@ fn addresses(config: &Config, partition: &Partition, flaws: &mut Vec<Flaw>) {
         ) else {
             continue;
         };
+        // Its size is known when it is joined; what does not fit is an error then.
+        if matches!(region.backing, Backing::Served(_)) {
+            continue;
+        }
         let size = region.size.value;
         let window = abi::WINDOW64_GPA..abi::WINDOW64_END;
         let end = gpa.value.saturating_add(size);
@@ -300,6 +304,9 @@ fn tasks(config: &Config, partition: &Partition, flaws: &mut Vec<Flaw>) {
 
 /// Whether the parts of the region fit in it, by the rule that lays it out.
 fn layout(region: &Region, flaws: &mut Vec<Flaw>) {
+    if matches!(region.backing, Backing::Served(_)) {
+        return;
+    }
     // Names have been checked more strictly than this; the name takes no room.
     let Ok(name) = Name::new(&region.name.value) else {
         return;

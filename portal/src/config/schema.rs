@@ -77,6 +77,27 @@ pub(super) fn read(text: &str, flaws: &mut Vec<Flaw>) -> Config {
 
 fn region(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Region> {
     let name = name_of(&mut table, "region", flaws);
+    if let Some(switchboard) = table.string("switchboard", flaws) {
+        for key in ["size", "peers", "common", "backing", "path"] {
+            if table.take(key) {
+                flaws.push(
+                    switchboard
+                        .flaw(format!("the switchboard decides the region's {key}"))
+                        .hint(format!("leave {key} out")),
+                );
+            }
+        }
+        let (size, peers) = (absent(&table, 0), absent(&table, u64::from(MAX_PEERS)));
+        let common = absent(&table, 0);
+        table.finish(flaws);
+        return Some(Region {
+            name: name?,
+            size,
+            peers,
+            common,
+            backing: Backing::Served(switchboard.map(PathBuf::from)),
+        });
+    }
     let size = size_within(&mut table, "size", MIN_REGION..REGION_MAX + 1, flaws);
     if size.is_none() && !table.has("size") {
         flaws.push(table.missing("size", "write the region's size: size = \"64 MiB\""));

@@ -109,8 +109,17 @@ pub(super) fn build<'c>(plan: Plan<'c>, stop: &Stop) -> Result<Built<'c>, Failur
         plan,
     };
     for region in &config.regions {
-        let handle = region_handle(region, built.plan.folder);
-        built.regions.create(&handle).map_err(|e| vmm(&e))?;
+        let folder = built.plan.folder;
+        let there = match &region.backing {
+            Backing::Served(path) => {
+                let switchboard = folder.join(&path.value);
+                built.regions.serve(&region.name.value, &switchboard)
+            }
+            backing => built
+                .regions
+                .create(&region_handle(region, backing, folder)),
+        };
+        there.map_err(|e| vmm(&e))?;
     }
     // The host first: it is peer 0, and its doorbells are there for the others.
     for partition in &config.partitions {
@@ -121,10 +130,12 @@ pub(super) fn build<'c>(plan: Plan<'c>, stop: &Stop) -> Result<Built<'c>, Failur
             built.hosts.insert(region.to_owned(), seated);
         }
     }
-    // Slot 0 is the host's in every region, also where it has nothing to do.
+    // Slot 0 is the host's in every region, also where it has nothing to do; in those
+    // of another process it is whoever's comes first.
     for region in &config.regions {
         let name = region.name.value.as_str();
-        if !built.hosts.contains_key(name) {
+        let ours = !matches!(region.backing, Backing::Served(_));
+        if ours && !built.hosts.contains_key(name) {
             let join = Join::host("host", Some(HOST.0), HOST_VECTORS);
             let member = built.regions.join(name, &join).map_err(|e| vmm(&e))?;
             built._idle.push(member);
@@ -420,9 +431,10 @@ fn attach(
     Ok((member, attachment))
 }
 
-fn region_handle(region: &config::Region, folder: &Path) -> RegionHandle {
-    let backing = match &region.backing {
-        Backing::Memfd => BackingHandle::Memfd,
+fn region_handle(region: &config::Region, backing: &Backing, folder: &Path) -> RegionHandle {
+    let backing = match backing {
+        // One that is served is joined, not made.
+        Backing::Memfd | Backing::Served(_) => BackingHandle::Memfd,
         Backing::HugePages(_) => BackingHandle::HugePages {
             page: portal_resources::HugePages::Mib2,
             node: None,
