@@ -728,6 +728,9 @@ pub(crate) fn no_files() -> String {
 }
 
 fn spare() -> Option<OwnedFd> {
+    if cfg!(feature = "negative_control_spare") {
+        return None;
+    }
     rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 

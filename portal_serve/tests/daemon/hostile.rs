@@ -45,25 +45,81 @@ fn served_as_before(daemon: &Daemon, honest: &mut Client, files: usize) {
     until("all fds came back", || daemon.files() == files);
 }
 
-/// Says what was run and held, in the form that `cargo flowey evidence` reads. Every
-/// failure has panicked before.
-fn evidence(threat: &str, what: &str, cases: usize, seed: u64) {
-    println!(
-        r#"evidence: {{"threat":"{threat}","what":"{what}","cases":{cases},"failures":0,"seed":{seed}}}"#
-    );
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
-#[test]
-fn t16_random_bytes_and_fds_lose_the_place_and_nothing_else() {
-    const SEED: u64 = 16;
-    const CLIENTS: usize = 400;
+/// How many cases to run: `PORTAL_CASES`, else `short`.
+fn cases(short: u64) -> u64 {
+    number("PORTAL_CASES").unwrap_or(short)
+}
+
+fn seed() -> u64 {
+    number("PORTAL_SEED").unwrap_or(16)
+}
+
+/// A harness: `run` panics where the promise does not hold.
+struct Harness {
+    threat: &'static str,
+    what: &'static str,
+}
+
+impl Harness {
+    /// The line that `cargo flowey evidence` reads (flowey/src/evidence).
+    fn line(&self, control: &str, cases: u64, failures: u32) {
+        let (threat, what, seed) = (self.threat, self.what, seed());
+        println!(
+            r#"evidence: {{"threat":"{threat}","what":"{what}",{control}"cases":{cases},"failures":{failures},"seed":{seed}}}"#
+        );
+    }
+
+    /// Every case has to hold.
+    #[cfg(not(any(
+        feature = "negative_control_overdue",
+        feature = "negative_control_spare",
+        feature = "negative_control_spoke",
+    )))]
+    fn holds(&self, cases: u64, run: impl FnOnce(u64)) {
+        run(cases);
+        self.line("", cases, 0);
+    }
+
+    /// With a guard taken out, it has to fail.
+    #[cfg(any(
+        feature = "negative_control_overdue",
+        feature = "negative_control_spare",
+        feature = "negative_control_spoke",
+    ))]
+    fn fails(&self, guard: &str, cases: u64, run: impl FnOnce(u64) + std::panic::UnwindSafe) {
+        let failed = std::panic::catch_unwind(|| run(cases)).is_err();
+        self.line(&format!(r#""control":"{guard}","#), cases, failed.into());
+        assert!(failed, "nothing failed without \"{guard}\"");
+    }
+}
+
+const BYTES: Harness = Harness {
+    threat: "T16",
+    what: "clients that send random bytes and 0 to 253 fds",
+};
+/// Clients of one daemon: it ends by itself after a minute.
+const CLIENTS_A_DAEMON: u64 = 20_000;
+
+fn random_bytes(mut clients: u64) {
+    let mut random = Random(seed());
+    while clients > 0 {
+        let now = clients.min(CLIENTS_A_DAEMON);
+        random_bytes_to_one(now, &mut random);
+        clients -= now;
+    }
+}
+
+fn random_bytes_to_one(clients: u64, random: &mut Random) {
     let daemon = Daemon::lake("size=1048576,peers=8,leaves=announced");
     daemon.warm(8, 1);
     let mut honest = Client::join(&daemon.socket(), 1).expect("room");
     let files = daemon.files();
-    let mut random = Random(SEED);
     let null = std::fs::File::open("/dev/null").expect("an fd");
-    for number in 0..CLIENTS {
+    for number in 0..clients {
         let socket = UnixStream::connect(daemon.socket()).expect("listens");
         socket
             .set_read_timeout(Some(Duration::from_secs(10)))
@@ -96,18 +152,16 @@ fn t16_random_bytes_and_fds_lose_the_place_and_nothing_else() {
     }
     honest.hear_until(|h| h.others.is_empty());
     served_as_before(&daemon, &mut honest, files);
-    println!("T16: {CLIENTS} clients with random bytes and fds, seed {SEED}, 0 failures");
-    evidence(
-        "T16",
-        "clients that send random bytes and 0 to 253 fds",
-        CLIENTS,
-        SEED,
-    );
 }
 
-#[test]
-fn t16_a_thousand_half_open_clients_are_bounded_and_go() {
-    const CLIENTS: usize = 1000;
+const SILENT: Harness = Harness {
+    threat: "T16",
+    what: "clients that connect and say nothing",
+};
+/// As many as TRUST asks for, and as one process may hold open.
+const SILENT_MOST: u64 = 10_000;
+
+fn half_open(clients: u64) {
     let welcome = Duration::from_millis(300);
     let daemon = Daemon::with_times(
         "size=1048576,peers=8,leaves=announced",
@@ -120,7 +174,7 @@ fn t16_a_thousand_half_open_clients_are_bounded_and_go() {
     std::thread::sleep(welcome);
     let before = daemon.resident();
     let mut most = 0;
-    let half_open: Vec<_> = (0..CLIENTS)
+    let half_open: Vec<_> = (0..clients)
         .map(|_| {
             let socket = UnixStream::connect(daemon.socket()).expect("listens");
             most = most.max(daemon.files());
@@ -135,12 +189,15 @@ fn t16_a_thousand_half_open_clients_are_bounded_and_go() {
     assert!(grown < 4096, "{grown} KiB more than before");
     drop(half_open);
     served_as_before(&daemon, &mut honest, files);
-    println!("{CLIENTS} half-open clients, {most} fds at most, {grown} KiB more");
-    evidence("T16", "clients that connect and say nothing", CLIENTS, 0);
+    println!("{clients} half-open clients, {most} fds at most, {grown} KiB more");
 }
 
-#[test]
-fn t16_a_client_that_stops_reading_is_dropped() {
+const DEAF: Harness = Harness {
+    threat: "T16",
+    what: "a client that stops reading",
+};
+
+fn stops_reading(_: u64) {
     let stall = Duration::from_millis(400);
     let daemon = Daemon::with_times(
         "size=1048576,peers=4,leaves=announced",
@@ -167,7 +224,6 @@ fn t16_a_client_that_stops_reading_is_dropped() {
     honest.hear_until(|h| h.others.is_empty());
     until("only one is left", || daemon.files() == files);
     served_as_before(&daemon, &mut honest, files);
-    evidence("T16", "a client that stops reading", 1, 0);
 }
 
 fn set_limit(daemon: &Daemon, files: usize) {
@@ -178,15 +234,27 @@ fn set_limit(daemon: &Daemon, files: usize) {
     rustix::process::prlimit(Some(daemon.pid()), Resource::Nofile, limit).expect("its parent may");
 }
 
-#[test]
-fn t15_without_file_descriptors_clients_are_refused_and_the_daemon_goes_on() {
+const FILES: Harness = Harness {
+    threat: "T15",
+    what: "fd limit of the daemon moved one by one",
+};
+/// Limits that one daemon is put through.
+const LIMITS: u64 = 19;
+
+fn without_file_descriptors(limits: u64) {
+    for _ in 0..limits.div_ceil(LIMITS) {
+        every_limit();
+    }
+}
+
+fn every_limit() {
     let daemon = Daemon::lake("size=1048576,peers=8,vectors=3,leaves=announced");
     let mut honest = Client::join(&daemon.socket(), 3).expect("room");
     let first = daemon.files();
     let (mut joined, mut refused) = (0, 0);
     // Three clients take twelve: from a limit below what is in use (numbers have
     // holes) to room for all.
-    for limit in (daemon.files() - 4..).take(19) {
+    for limit in (daemon.files() - 4..).take(LIMITS as usize) {
         let kept = daemon.files().saturating_sub(first);
         let room = limit.saturating_sub(first);
         set_limit(&daemon, limit + kept);
@@ -230,8 +298,61 @@ fn t15_without_file_descriptors_clients_are_refused_and_the_daemon_goes_on() {
     drop(late);
     honest.hear_until(|h| h.others.is_empty());
     until("all fds came back", || daemon.files() == first + 9);
-    println!("T15: {joined} joined, {refused} refused, 0 fds lost");
-    evidence("T15", "fd limit of the daemon moved one by one", 19, 0);
+}
+
+#[cfg(not(any(
+    feature = "negative_control_overdue",
+    feature = "negative_control_spare",
+    feature = "negative_control_spoke",
+)))]
+mod held {
+    use super::*;
+
+    #[test]
+    fn t16_random_bytes_and_fds_lose_the_place_and_nothing_else() {
+        BYTES.holds(cases(400), random_bytes);
+    }
+
+    #[test]
+    fn t16_half_open_clients_are_bounded_and_go() {
+        SILENT.holds(cases(1000).min(SILENT_MOST), half_open);
+    }
+
+    #[test]
+    fn t16_a_client_that_stops_reading_is_dropped() {
+        DEAF.holds(1, stops_reading);
+    }
+
+    #[test]
+    fn t15_without_file_descriptors_clients_are_refused_and_the_daemon_goes_on() {
+        let limits = cases(LIMITS).next_multiple_of(LIMITS);
+        FILES.holds(limits, without_file_descriptors);
+    }
+}
+
+#[cfg(feature = "negative_control_spoke")]
+#[test]
+fn control_t16_spoke() {
+    BYTES.fails("a byte from a client ends it", 400, random_bytes);
+}
+
+#[cfg(feature = "negative_control_overdue")]
+#[test]
+fn control_t16_silent() {
+    SILENT.fails("time to read is limited", 100, half_open);
+}
+
+#[cfg(feature = "negative_control_overdue")]
+#[test]
+fn control_t16_deaf() {
+    DEAF.fails("time to read is limited", 1, stops_reading);
+}
+
+#[cfg(feature = "negative_control_spare")]
+#[test]
+fn control_t15_spare() {
+    let guard = "one fd is kept to turn clients away with";
+    FILES.fails(guard, LIMITS, without_file_descriptors);
 }
 
 #[test]

@@ -2,6 +2,15 @@
 //! get, what hostile ones cannot do (T15, T16), and stock QEMU beside a host
 //! program.
 
+#![cfg_attr(
+    any(
+        feature = "negative_control_overdue",
+        feature = "negative_control_spare",
+        feature = "negative_control_spoke",
+    ),
+    expect(dead_code, reason = "a control looks at one promise")
+)]
+
 mod behaviour;
 mod client;
 mod daemon;
