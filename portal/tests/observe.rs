@@ -485,3 +485,78 @@ fn servers_that_lie_get_an_error_and_reach_no_terminal() {
         }
     }
 }
+
+/// The view on a real terminal: its frame, its keys, and the terminal as it was
+/// when it ends, by a key and by SIGTERM.
+#[test]
+fn the_view_gives_the_terminal_back() {
+    use rustix::pty::OpenptFlags;
+    use rustix::termios::LocalModes;
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = folder.path();
+    let made = portal_in(here, &["region", "create", "lake.region", "--size", "1MiB"]);
+    assert_eq!(made.code, 0, "{made:?}");
+    for by_key in [true, false] {
+        let control = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY);
+        let control = control.expect("a terminal");
+        rustix::pty::grantpt(&control).expect("a terminal");
+        rustix::pty::unlockpt(&control).expect("a terminal");
+        let name = rustix::pty::ptsname(&control, Vec::new()).expect("a name");
+        let open = || {
+            let name = name.to_str().expect("text");
+            let mut options = std::fs::File::options();
+            options.read(true).write(true);
+            options.open(name).expect("a terminal")
+        };
+        let terminal = open();
+        let size = rustix::termios::Winsize {
+            ws_row: 24,
+            ws_col: 100,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        rustix::termios::tcsetwinsize(&terminal, size).expect("a size");
+        let cooked = || {
+            let modes = rustix::termios::tcgetattr(&terminal).expect("modes");
+            modes
+                .local_modes
+                .contains(LocalModes::ICANON | LocalModes::ECHO)
+        };
+        assert!(cooked());
+        let mut child = Command::new(env!("CARGO_BIN_EXE_portal"))
+            .args(["top", "--file", "lake.region", "--interval", "0.1"])
+            .current_dir(here)
+            .env("TERM", "xterm-256color")
+            .stdin(open())
+            .stdout(open())
+            .spawn()
+            .expect("the binary starts");
+        let mut control = std::fs::File::from(control);
+        let mut seen = String::new();
+        let begin = Instant::now();
+        while !(seen.contains("lake.region") && seen.contains("q quit")) {
+            assert!(begin.elapsed() < PATIENCE, "{seen:?}");
+            let mut bytes = [0; 4096];
+            let got = control.read(&mut bytes).expect("a frame");
+            seen.push_str(&String::from_utf8_lossy(&bytes[..got]));
+        }
+        assert!(!cooked(), "the view has the terminal");
+        if by_key {
+            control.write_all(b"q").expect("a key");
+        } else {
+            let pid = rustix::process::Pid::from_child(&child);
+            let asked = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            asked.expect("a child");
+        }
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("a child") {
+                break status;
+            }
+            assert!(begin.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert!(status.success(), "{status}");
+        assert!(cooked(), "the terminal is as it was");
+    }
+}
