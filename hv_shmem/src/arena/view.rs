@@ -109,7 +109,7 @@ impl<M: SharedMem> ArenaView<M> {
             });
         }
         let limit = word.extent().bytes().min(self.layout.end() - at);
-        if span.length > limit {
+        if !cfg!(feature = "negative_control_length") && span.length > limit {
             return Err(SpanError::OutOfBounds {
                 offset: span.offset,
                 length: span.length,
