@@ -36,6 +36,7 @@
 
 mod harness;
 mod line;
+mod longer;
 mod page;
 mod targets;
 mod threats;

@@ -4,6 +4,7 @@ use super::harness;
 use super::harness::Harness;
 use super::harness::Verdict;
 use super::line::Line;
+use super::longer;
 use super::threats::THREATS;
 use super::threats::Threat;
 use crate::workspace;
@@ -88,7 +89,8 @@ pub(crate) fn run(full: bool, seed: u64, output: &Output) -> anyhow::Result<(usi
         print!("{}", table(&rows));
     }
     if let Some(path) = &output.page {
-        let text = page(&rows, full, seed, started.elapsed());
+        let mut text = page(&rows, full, seed, started.elapsed());
+        text.push_str(&longer::section(&longer::read()?));
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
     let held = rows.iter().filter(|r| r.state == State::Held).count();
