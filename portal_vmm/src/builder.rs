@@ -424,6 +424,9 @@ impl PartitionBuilder {
             self.ram,
             self.ram_backing,
         )?;
+        if matches!(self.image, Image::Linux(_)) {
+            memory.prefer_huge_pages();
+        }
         let ram = GuestRam::new(&memory.range())
             .ok_or_else(|| self.config("ram", self.ram, "cannot be split at 3 GiB".to_owned()))?;
         let mut map = AddressMap::new(&self.name, hypervisor.capabilities().memory_slots);

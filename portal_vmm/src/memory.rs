@@ -14,8 +14,10 @@ use hv_shmem::backing::Mapping;
 use hv_shmem::mem::RawMem;
 use hv_shmem::mem::SharedMem;
 use rustix::fs::MemfdFlags;
+use rustix::mm::Advice;
 use rustix::mm::MapFlags;
 use rustix::mm::ProtFlags;
+use rustix::mm::madvise;
 use std::any::Any;
 use std::ffi::c_void;
 use std::io;
@@ -159,6 +161,16 @@ impl HostMemory {
             len,
             mapped: (start, room),
         })
+    }
+
+    /// Asks for 2 MiB pages wherever the host can make them, without a pool: fewer
+    /// and larger faults for a guest that touches most of its RAM. Best effort.
+    pub(crate) fn prefer_huge_pages(&self) {
+        // SAFETY: advice about pages of our own mapping; their contents stay.
+        let done = unsafe { madvise(self.base, self.len, Advice::LinuxHugepage) };
+        if let Err(errno) = done {
+            tracing::debug!(%errno, "no transparent huge pages");
+        }
     }
 
     /// The whole mapping.

@@ -5,6 +5,7 @@
 //! ioeventfd, read-only slots, statistics and XSAVE where they are. Nothing
 //! here trusts the guest; the kernel is trusted.
 
+mod cpuid;
 mod kick;
 mod partition;
 mod stats;

@@ -5,6 +5,7 @@
     reason = "KVM calls without a binding, and the exit union that the kernel fills"
 )]
 
+use super::cpuid;
 use super::kick::Kicker;
 use super::partition::KvmPartition;
 use super::stats;
@@ -16,7 +17,6 @@ use crate::hv::HvVcpu;
 use crate::hv::Kick;
 use crate::hv::LongModeStart;
 use crate::hv::StopCause;
-use kvm_bindings::CpuId;
 use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
 use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES;
 use kvm_bindings::KVM_MP_STATE_RUNNABLE;
@@ -85,7 +85,7 @@ impl KvmVcpu {
         index: u32,
         count: u32,
     ) -> Result<Self, VmmError> {
-        let cpuid = topology(partition.cpuid(), index, count)?;
+        let cpuid = cpuid::of_vcpu(partition.cpuid(), index, count)?;
         fd.set_cpuid2(&cpuid)
             .map_err(|errno| VmmError::kvm("KVM_SET_CPUID2", errno))?;
         let is_host = partition.capabilities().tsc_offset && set_tsc_offset(&fd, 0);
@@ -284,33 +284,6 @@ fn segment(selector: u16, kind: u8, code: bool) -> kvm_segment {
         g: 1,
         ..Default::default()
     }
-}
-
-/// The host's CPUID with this vCPU's APIC id and one package of `count` cores.
-fn topology(host: &CpuId, index: u32, count: u32) -> Result<CpuId, VmmError> {
-    let mut entries = host.as_slice().to_vec();
-    for entry in &mut entries {
-        match entry.function {
-            1 => {
-                entry.ebx = (entry.ebx & 0x0000_FFFF) | (index & 0xFF) << 24;
-                entry.ebx |= (count & 0xFF) << 16;
-                // Bit 28: the count above is valid.
-                if count > 1 {
-                    entry.edx |= 1 << 28;
-                } else {
-                    entry.edx &= !(1 << 28);
-                }
-                // Bit 31: running under a hypervisor.
-                entry.ecx |= 1 << 31;
-            }
-            0xB | 0x1F => entry.edx = index,
-            _ => {}
-        }
-    }
-    CpuId::from_entries(&entries).map_err(|_| VmmError::Hypervisor {
-        call: "KVM_SET_CPUID2",
-        source: std::io::Error::from(std::io::ErrorKind::OutOfMemory),
-    })
 }
 
 fn set_tsc_offset(fd: &VcpuFd, offset: u64) -> bool {
