@@ -53,6 +53,7 @@ pub const ALL: &[Scenario] = &[
     exchange::IVSHMEM_V1,
     ivshmem2::IVSHMEM_V2,
     pmem::PMEM_DAX,
+    pmem::PMEM_EXCHANGE,
     returns::KILLED_GUEST,
     host_process::GUESTS_AND_HOST,
     warp::KVM_TESTS,
