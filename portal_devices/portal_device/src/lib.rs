@@ -85,6 +85,8 @@ pub use saved::{RestoreError, Saved, SavedState};
 /// 1. `step(Input::Attach)` once, before the guest runs.
 /// 2. For each guest access: [`Effects::clear`], `step`, carry out the list
 ///    from front to back, hand [`Effects::value`] to the guest for a read.
+///    What an effect has for the device in turn (requests that came off a virtqueue,
+///    the return of one) is the next input.
 /// 3. `step(Input::Detach)` at the end, or before the binding itself goes away.
 ///
 /// An effect that cannot be carried out because of what the guest asked for (a
