@@ -481,6 +481,7 @@ impl Daemon {
             Duration::ZERO
         } else if !self.retry.is_empty()
             || self.listeners.iter().any(|l| l.paused)
+            || self.spare.is_none()
             || self.qemu.running_out().next().is_some()
             || self.portal.time_runs()
         {

@@ -19,6 +19,7 @@ use hv_shmem::name::Name;
 use portal_device::inspect::Node;
 use portal_ivshmem_server::Departures;
 use portal_ivshmem_server::Refused;
+use portal_protocol::FDS_MAX;
 use portal_protocol::MESSAGE_MAX;
 use portal_protocol::Refusal;
 use portal_protocol::RefusalCode;
@@ -58,7 +59,9 @@ impl Daemon {
     pub(crate) fn admit_portal(&mut self, socket: OwnedFd) -> Result<(), String> {
         let now = self.now();
         let (id, displaced) = self.portal.connect(now);
-        if let Some((other, departure)) = displaced {
+        if let Some((other, departure)) = displaced
+            && !cfg!(feature = "negative_control_portal_displaced")
+        {
             self.forget_portal(other, departure);
         }
         if let Err(errno) = self.connect(Client::Portal(id), socket) {
@@ -96,6 +99,8 @@ impl Daemon {
                     self.place(Client::Portal(id), key);
                     self.done(id, done);
                 }
+                Err(Lost::Broke(_) | Lost::OutOfTurn)
+                    if cfg!(feature = "negative_control_portal_broke") => {}
                 Err(why) => return self.lose_portal(id, why),
             }
             // The answer goes out before the next request is read.
@@ -178,7 +183,8 @@ impl Daemon {
     }
 
     pub(crate) fn keep_time_of_portal(&mut self, now: Duration) {
-        while let Some((id, departure)) = self.portal.overdue(&mut self.board, now) {
+        let stands = !cfg!(feature = "negative_control_portal_stall");
+        while stands && let Some((id, departure)) = self.portal.overdue(&mut self.board, now) {
             self.forget_portal(id, departure);
         }
         while let Some(departure) = self.portal.expired(&mut self.board, now) {
@@ -253,7 +259,7 @@ impl Carrier<'_> {
     ) -> Result<Vec<Arc<EventFd>>, Refusal> {
         let made = self.qemu.id_bells(region, peer, || make_bells(vectors));
         made.map_err(|refused| match refused {
-            Refused::Bells(errno) => no_bells(errno),
+            Refused::Bells(errno) => no_descriptors(errno),
             other => Refusal::new(RefusalCode::Other, other.to_string()),
         })
     }
@@ -263,10 +269,10 @@ fn make_bells(count: u16) -> Result<Vec<Arc<EventFd>>, Errno> {
     (0..count).map(|_| bell()).collect()
 }
 
-fn no_bells(errno: Errno) -> Refusal {
+fn no_descriptors(errno: Errno) -> Refusal {
     let text = match errno {
         Errno::MFILE => no_files(),
-        errno => format!("its bells cannot be made: {errno}"),
+        errno => format!("its file descriptors cannot be made: {errno}"),
     };
     Refusal::new(RefusalCode::Resources, text)
 }
@@ -307,7 +313,7 @@ impl Host<MappedMem, Arc<EventFd>> for Carrier<'_> {
                 bells.truncate(vectors.into());
                 Ok(bells)
             }
-            None => make_bells(vectors).map_err(no_bells),
+            None => make_bells(vectors).map_err(no_descriptors),
         }
     }
 
@@ -341,16 +347,25 @@ impl Host<MappedMem, Arc<EventFd>> for Carrier<'_> {
             };
             kept.truncate(all.into());
             while kept.len() < usize::from(all) {
-                kept.push(bell().map_err(no_bells)?);
+                kept.push(bell().map_err(no_descriptors)?);
             }
             self.qemu.set_id_bells(region, peer, kept);
         }
         Ok(())
     }
 
-    fn pieces(&self, region: &Name) -> Vec<Option<Part>> {
-        let found = self.regions.iter().find(|r| r.name == *region);
-        found.map_or_else(Vec::new, |r| r.memory.pieces())
+    fn pieces(&self, region: &Name) -> Result<Vec<Option<Part>>, Refusal> {
+        let Some(found) = self.regions.iter().find(|r| r.name == *region) else {
+            return Ok(Vec::new());
+        };
+        let pieces = found.memory.pieces();
+        // Whether as many as go into one message can be opened at once.
+        let first = pieces.iter().take(FDS_MAX);
+        let opened = first.map(|piece| found.memory.piece(*piece, false));
+        match opened.collect::<Result<Vec<_>, _>>() {
+            Ok(_) => Ok(pieces),
+            Err(errno) => Err(no_descriptors(errno)),
+        }
     }
 
     fn compatible(&self, region: &Name) -> Option<u16> {

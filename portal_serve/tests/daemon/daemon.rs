@@ -90,16 +90,43 @@ impl Daemon {
     }
 
     pub(crate) fn with_times(keys: &str, welcome: Duration, stall: Duration) -> Self {
-        Self::start(keys, welcome, stall, None)
+        Self::start(keys, welcome, stall, None, None)
     }
 
     /// One that keeps its state, and gives peers so much time to come back.
     pub(crate) fn kept(keys: &str, grace: Duration) -> Self {
         let times = (Duration::from_secs(10), Duration::from_secs(60));
-        Self::start(keys, times.0, times.1, Some(grace))
+        Self::start(keys, times.0, times.1, Some(grace), None)
     }
 
-    fn start(keys: &str, welcome: Duration, stall: Duration, grace: Option<Duration>) -> Self {
+    /// One that keeps its state, under a service manager that is told at `notify`
+    /// and stores descriptors.
+    pub(crate) fn stored(keys: &str, notify: &Path) -> Self {
+        let times = (Duration::from_secs(10), Duration::from_secs(60));
+        Self::start(keys, times.0, times.1, Some(PATIENCE), Some(notify))
+    }
+
+    /// Starts it again as a service manager does, with a descriptor that it kept.
+    pub(crate) fn start_with(&mut self, stored: std::os::fd::OwnedFd, name: &str) {
+        let mut outer = Command::new("sh");
+        outer
+            .args(["-c", "LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\" 3<&0"])
+            .arg(self.command.get_program())
+            .args(self.command.get_args())
+            .envs(self.command.get_envs().filter_map(|(k, v)| Some((k, v?))))
+            .env("LISTEN_FDNAMES", name)
+            .stdin(stored);
+        self.child = spawn(&mut outer, self.folder.path());
+        self.await_start();
+    }
+
+    fn start(
+        keys: &str,
+        welcome: Duration,
+        stall: Duration,
+        grace: Option<Duration>,
+        notify: Option<&Path>,
+    ) -> Self {
         let folder = tempfile::tempdir_in("/dev/shm").expect("a folder");
         let socket = folder.path().join("lake.sock");
         let socket = match keys.contains("sections=enforced") {
@@ -112,6 +139,9 @@ impl Daemon {
             command
                 .env(STATE, folder.path().join("state"))
                 .env(GRACE, grace.as_millis().to_string());
+        }
+        if let Some(notify) = notify {
+            command.env("NOTIFY_SOCKET", notify).env("FDSTORE", "8");
         }
         let child = spawn(&mut command, folder.path());
         let mut this = Self {
@@ -165,6 +195,15 @@ impl Daemon {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
             .expect("the daemon lives")
             .count()
+    }
+
+    /// The highest number of an open fd.
+    pub(crate) fn highest_file(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .expect("the daemon lives")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .max()
+            .unwrap_or(0)
     }
 
     /// Lets every id have a client once, so that its bells are there.

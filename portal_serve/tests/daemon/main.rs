@@ -5,6 +5,9 @@
 #![cfg_attr(
     any(
         feature = "negative_control_overdue",
+        feature = "negative_control_portal_broke",
+        feature = "negative_control_portal_displaced",
+        feature = "negative_control_portal_stall",
         feature = "negative_control_spare",
         feature = "negative_control_spoke",
     ),
@@ -15,6 +18,7 @@ mod behaviour;
 mod client;
 mod daemon;
 mod hostile;
+mod hostile_portal;
 mod portal;
 mod qemu;
 mod restart;

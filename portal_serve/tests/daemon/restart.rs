@@ -23,6 +23,7 @@ use portal_client::Connection;
 use portal_client::Event;
 use portal_client::Peer;
 use portal_client::RefusalCode;
+use std::mem::MaybeUninit;
 use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
@@ -284,4 +285,60 @@ fn one_state_has_one_master_and_is_not_taken_for_another() {
     let lake = config("lake,size=1048576,peers=4,sections=enforced");
     let error = portal_serve::Daemon::new(&[lake], &options).expect_err("damaged");
     assert!(error.to_string().contains("id 0"), "{error}");
+}
+
+/// What a service manager does: takes a descriptor to keep.
+fn stored(manager: &std::os::unix::net::UnixDatagram) -> (String, std::os::fd::OwnedFd) {
+    let mut bytes = [0; 512];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = rustix::net::RecvAncillaryBuffer::new(&mut space);
+    let got = rustix::net::recvmsg(
+        manager,
+        &mut [std::io::IoSliceMut::new(&mut bytes)],
+        &mut control,
+        rustix::net::RecvFlags::CMSG_CLOEXEC,
+    )
+    .expect("a notification");
+    let fd = control.drain().find_map(|message| match message {
+        rustix::net::RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    let text = String::from_utf8_lossy(&bytes[..got.bytes]).into_owned();
+    (text, fd.expect("a descriptor to store"))
+}
+
+#[test]
+fn a_service_manager_keeps_sealed_memory() {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("a folder");
+    let notify = folder.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&notify).expect("binds");
+    manager.set_read_timeout(Some(PATIENCE)).expect("a time");
+    let mut daemon = Daemon::stored("size=1048576,peers=4,vectors=1", &notify);
+    let (text, fd) = stored(&manager);
+    assert!(
+        text.contains("FDSTORE=1") && text.contains("FDNAME=memory/lake/all"),
+        "{text}"
+    );
+    let seals = rustix::fs::fcntl_get_seals(&fd).expect("a memfd");
+    assert!(seals.contains(rustix::fs::SealFlags::SHRINK | rustix::fs::SealFlags::GROW));
+    assert!(
+        !daemon.state().join("lake.memory").exists(),
+        "it is not in a file"
+    );
+
+    let connection = Connection::open(daemon.portal()).expect("listens");
+    let mut a = connection.join(&options("a").vectors(1)).expect("room");
+    let own = a.section(SECTION).expect("its section");
+    daemon.kill();
+    daemon.start_with(fd, "memory/lake/all");
+    comes_back(&mut a);
+    let connection = Connection::open(daemon.portal()).expect("listens");
+    let b = connection.join(&options("b").vectors(1)).expect("room");
+    let seen = b
+        .region()
+        .expect("a region")
+        .section(a.id())
+        .expect("its section");
+    assert_eq!(seen.epoch, a.epoch(), "the same memory");
+    drop(own);
 }

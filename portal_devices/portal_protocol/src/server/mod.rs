@@ -109,7 +109,10 @@ pub trait Host<M, B> {
 
     /// Pieces of a region's memory that have a descriptor; none for an unknown
     /// region.
-    fn pieces(&self, region: &Name) -> Vec<Option<Part>>;
+    ///
+    /// # Errors
+    /// A refusal, when they could not be sent now.
+    fn pieces(&self, region: &Name) -> Result<Vec<Option<Part>>, Refusal>;
 
     /// Vectors of the compatibility socket, if the region has one.
     fn compatible(&self, region: &Name) -> Option<u16>;
@@ -377,7 +380,7 @@ impl<B: Clone> Server<B> {
                 let answer = Answer::Watching {
                     region,
                     uuid: header.uuid,
-                    pieces: host.pieces(&region),
+                    pieces: host.pieces(&region)?,
                 };
                 Ok((Done::Quiet, answer))
             }
@@ -457,6 +460,7 @@ impl<B: Clone> Server<B> {
         let peer = board
             .consider(&join.region, &asked, join.vectors.into())
             .map_err(|e| refusals::of_admission(&e))?;
+        let pieces = host.pieces(&join.region)?;
         let token = host.token()?;
         let (bells, given) = if join.own {
             let passed_on = host.take(&join.region, peer, &brought)?;
@@ -475,7 +479,6 @@ impl<B: Clone> Server<B> {
         let key = board
             .admit(&join.region, admission)
             .map_err(|e| refusals::of_admission(&e))?;
-        let pieces = host.pieces(&join.region);
         let limit = board.layout(&join.region).map_or(0, |l| l.max_peers);
         if let Some(found) = self.clients.get_mut(&client) {
             found.join(key, token, limit);

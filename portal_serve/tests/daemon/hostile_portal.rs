@@ -1,0 +1,492 @@
+//! T15 and T16 at the Portal socket: clients that mean harm, and a host without file
+//! descriptors. After each, an honest client is served as before and the daemon
+//! holds what it held.
+
+use crate::daemon::Daemon;
+use crate::daemon::until;
+use crate::portal::join;
+use crate::portal::options;
+use crate::portal::wait_until;
+use hv_shmem::doorbell::EventFd;
+use hv_shmem::layout::PeerId;
+use hv_shmem::name::Name;
+use hv_shmem::peers::PeerKind;
+use hv_shmem::peers::Rights;
+use portal_client::ClientError;
+use portal_client::Connection;
+use portal_client::Peer;
+use portal_client::RefusalCode;
+use portal_protocol::Join;
+use portal_protocol::MESSAGE_MAX;
+use portal_protocol::Reattach;
+use portal_protocol::Request;
+use portal_protocol::Token;
+use portal_protocol::VERSION;
+use portal_protocol::packet;
+use rustix::net::AddressFamily;
+use rustix::net::RecvFlags;
+use rustix::net::SendAncillaryBuffer;
+use rustix::net::SendAncillaryMessage;
+use rustix::net::SendFlags;
+use rustix::net::SocketAddrUnix;
+use rustix::net::SocketFlags;
+use rustix::net::SocketType;
+use rustix::process::Resource;
+use rustix::process::Rlimit;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+/// Most fds that the kernel passes at once.
+const FDS_MAX: usize = 253;
+
+/// splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// How many cases to run: `PORTAL_CASES`, else `short`.
+fn cases(short: u64) -> u64 {
+    number("PORTAL_CASES").unwrap_or(short)
+}
+
+fn seed() -> u64 {
+    number("PORTAL_SEED").unwrap_or(16)
+}
+
+/// The line that `cargo flowey evidence` reads (flowey/src/evidence).
+fn line(threat: &str, what: &str, control: &str, cases: u64, failures: u32) {
+    let seed = seed();
+    println!(
+        r#"evidence: {{"threat":"{threat}","what":"Portal socket: {what}",{control}"cases":{cases},"failures":{failures},"seed":{seed}}}"#
+    );
+}
+
+/// With a guard taken out, a harness has to fail.
+#[cfg(any(
+    feature = "negative_control_portal_broke",
+    feature = "negative_control_portal_displaced",
+    feature = "negative_control_portal_stall",
+    feature = "negative_control_spare",
+))]
+fn fails(
+    threat: &str,
+    what: &str,
+    guard: &str,
+    cases: u64,
+    run: impl FnOnce(u64) + std::panic::UnwindSafe,
+) {
+    let failed = std::panic::catch_unwind(|| run(cases)).is_err();
+    line(
+        threat,
+        what,
+        &format!(r#""control":"{guard}","#),
+        cases,
+        failed.into(),
+    );
+    assert!(failed, "nothing failed without \"{guard}\"");
+}
+
+fn connect(daemon: &Daemon) -> OwnedFd {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+    let socket = socket.expect("a socket");
+    let address = SocketAddrUnix::new(daemon.portal()).expect("a path");
+    rustix::net::connect(&socket, &address).expect("listens");
+    let patience = Some(Duration::from_secs(10));
+    rustix::net::sockopt::set_socket_timeout(
+        &socket,
+        rustix::net::sockopt::Timeout::Recv,
+        patience,
+    )
+    .expect("a time");
+    socket
+}
+
+/// Sends whatever it is; the place may be lost before it is out.
+fn send(socket: &OwnedFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)));
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let _ = rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags);
+}
+
+fn hello() -> Vec<u8> {
+    let (oldest, newest) = (VERSION, VERSION);
+    Request::Hello { oldest, newest }.encode()
+}
+
+/// A request as an honest client would make it, more or less.
+fn request(random: &mut Random) -> Request {
+    let lake = Name::new("lake").expect("a name");
+    let vectors = random.below(5) as u16;
+    match random.below(10) {
+        0 => Request::Hello {
+            oldest: random.next() as u16,
+            newest: random.next() as u16,
+        },
+        1 => Request::List,
+        2 | 3 => Request::Join(Join {
+            region: lake,
+            name: Name::new(&format!("evil-{}", random.below(4))).expect("a name"),
+            kind: PeerKind::Partition,
+            rights: Rights::from_bits(random.next() as u32 & 0xf).expect("four bits"),
+            id: (random.below(2) == 0).then(|| PeerId(random.below(12) as u16)),
+            vectors,
+            own: random.below(2) == 0,
+        }),
+        4 => Request::Reattach(Reattach {
+            region: lake,
+            uuid: uuid::Uuid::from_u128(random.next().into()),
+            peer: PeerId(random.below(9) as u16),
+            epoch: random.below(3) as u32,
+            token: Token([random.next() as u8; 16]),
+            vectors,
+            passed_on: random.below(3) as u16,
+        }),
+        5 => Request::Ready,
+        6 => Request::Quiesce,
+        7 => Request::Leave,
+        8 => Request::Publish {
+            state: random.next() as u32,
+        },
+        _ => Request::Inspect,
+    }
+}
+
+/// Bytes that are a message, nearly one, or none.
+fn bytes(random: &mut Random) -> Vec<u8> {
+    let mut bytes = request(random).encode();
+    match random.below(4) {
+        0 => (0..1 + random.below(MESSAGE_MAX + 100))
+            .map(|_| random.next() as u8)
+            .collect(),
+        1 => {
+            let at = random.below(bytes.len());
+            bytes[at] ^= 1 << random.below(8);
+            bytes
+        }
+        2 => {
+            bytes.resize(random.below(bytes.len() + 20) + 1, 0);
+            if let (true, Ok(len)) = (bytes.len() >= 8, u32::try_from(bytes.len())) {
+                bytes[4..8].copy_from_slice(&len.to_le_bytes());
+            }
+            bytes
+        }
+        _ => bytes,
+    }
+}
+
+fn served_as_before(daemon: &Daemon, honest: &mut Peer, files: usize) {
+    wait_until(honest, "nobody else is left", |h| h.neighbours().is_empty());
+    let late = join(daemon, "late");
+    wait_until(honest, "late is announced", |h| h.neighbours().len() == 1);
+    assert!(late.ring(honest.id(), 0) && honest.bells()[0].take().expect("a bell"));
+    drop(late);
+    wait_until(honest, "late is missed", |h| h.neighbours().is_empty());
+    until("all fds came back", || daemon.files() == files);
+}
+
+const BYTES: &str = "clients that send bytes, requests and 0 to 253 fds";
+
+fn random_bytes(clients: u64) {
+    const A_DAEMON: u64 = 4000;
+    let mut random = Random(seed());
+    let mut left = clients;
+    while left > 0 {
+        random_bytes_to_one(left.min(A_DAEMON), &mut random);
+        left -= left.min(A_DAEMON);
+    }
+}
+
+fn random_bytes_to_one(clients: u64, random: &mut Random) {
+    let daemon = Daemon::lake("size=1048576,peers=8,sections=enforced");
+    let mut honest = join(&daemon, "honest");
+    let files = daemon.files();
+    let null = std::fs::File::open("/dev/null").expect("an fd");
+    let event = EventFd::new().expect("an event");
+    for _ in 0..clients {
+        let socket = connect(&daemon);
+        if random.below(4) > 0 {
+            send(&socket, &hello(), &[]);
+            let mut buffer = [0; MESSAGE_MAX + 1];
+            let welcome = packet::receive(socket.as_fd(), &mut buffer, RecvFlags::empty());
+            assert!(
+                welcome.is_ok_and(|w| w.len > 0),
+                "an honest hello is answered"
+            );
+        }
+        for _ in 0..1 + random.below(3) {
+            let count = match random.below(3) {
+                0 => random.below(FDS_MAX + 1),
+                _ => random.below(4),
+            };
+            let fd = if random.below(2) == 0 {
+                null.as_fd()
+            } else {
+                event.as_fd()
+            };
+            send(&socket, &bytes(random), &vec![fd; count]);
+        }
+        // Something that breaks the protocol: it loses its place.
+        send(&socket, &[0xff; 3], &[]);
+        let mut buffer = [0; MESSAGE_MAX + 1];
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            assert!(Instant::now() < end, "the daemon hangs up");
+            match packet::receive(socket.as_fd(), &mut buffer, RecvFlags::empty()) {
+                Ok(packet::Received { len: 0, .. }) | Err(rustix::io::Errno::CONNRESET) => break,
+                Ok(_) => {}
+                Err(errno) => panic!("the daemon hangs up: {errno}"),
+            }
+        }
+        while honest
+            .wait(Some(Duration::ZERO))
+            .expect("served on")
+            .is_some()
+        {}
+    }
+    served_as_before(&daemon, &mut honest, files);
+}
+
+const SILENT: &str = "clients that connect and say nothing";
+
+fn half_open(clients: u64) {
+    let daemon = Daemon::lake("size=1048576,peers=8,sections=enforced");
+    let mut honest = join(&daemon, "honest");
+    let files = daemon.files();
+    let before = daemon.resident();
+    let mut most = 0;
+    let mut open = Vec::new();
+    for number in 0..clients {
+        open.push(connect(&daemon));
+        if number % 64 == 0 {
+            most = most.max(daemon.files());
+        }
+        if number % 512 == 511 {
+            drop(join(&daemon, "between"));
+        }
+    }
+    // Visitors' places, the honest ones, and what is being accepted.
+    let limit = files + portal_serve::ClientLimits::default().visitors + 4;
+    assert!(most <= limit, "{most} fds, {files} before");
+    let grown = daemon.resident().saturating_sub(before);
+    assert!(grown < 4096, "{grown} KiB more than before");
+    drop(open);
+    until("their places are free", || daemon.files() == files);
+    served_as_before(&daemon, &mut honest, files);
+    println!("{clients} half-open clients, {most} fds at most, {grown} KiB more");
+}
+
+const DEAF: &str = "a peer that never reads";
+
+fn stops_reading(_: u64) {
+    let stall = Duration::from_millis(400);
+    let daemon = Daemon::with_times(
+        "size=1048576,peers=4,sections=enforced",
+        Duration::from_secs(10),
+        stall,
+    );
+    let mut honest = join(&daemon, "honest");
+    let files = daemon.files();
+    let deaf = join(&daemon, "deaf");
+    wait_until(&mut honest, "deaf is there", |h| h.neighbours().len() == 1);
+    let before = daemon.resident();
+    let end = Instant::now() + Duration::from_secs(8);
+    let mut rounds = 0;
+    while honest.neighbours().contains_key(&deaf.id()) {
+        assert!(Instant::now() < end, "the deaf client keeps its place");
+        let other = join(&daemon, "other");
+        wait_until(&mut honest, "other is announced", |h| {
+            h.neighbours().contains_key(&other.id())
+        });
+        let id = other.id();
+        drop(other);
+        wait_until(&mut honest, "other is missed", |h| {
+            !h.neighbours().contains_key(&id)
+        });
+        rounds += 1;
+    }
+    assert!(rounds > 4, "it had its buffer: {rounds}");
+    let grown = daemon.resident().saturating_sub(before);
+    assert!(grown < 4096, "{grown} KiB more than before");
+    drop(deaf);
+    served_as_before(&daemon, &mut honest, files);
+}
+
+const FILES: &str = "fd limit of the daemon moved one by one";
+/// Limits that one daemon is put through.
+const LIMITS: u64 = 24;
+
+fn set_limit(daemon: &Daemon, files: usize) {
+    let limit = Rlimit {
+        current: Some(files as u64),
+        maximum: Some(512),
+    };
+    rustix::process::prlimit(Some(daemon.pid()), Resource::Nofile, limit).expect("its parent may");
+}
+
+fn without_files(limits: u64) {
+    for _ in 0..limits.div_ceil(LIMITS) {
+        every_limit();
+    }
+}
+
+fn every_limit() {
+    let daemon = Daemon::lake("size=1048576,peers=8,sections=enforced");
+    let mut honest = join(&daemon, "honest");
+    let first = daemon.files();
+    let events = [(); 2].map(|()| Arc::new(EventFd::new().expect("an event")));
+    let (mut joined, mut refused) = (0, 0);
+    for room in 0..LIMITS as usize {
+        // A limit is one of numbers, and those in use have holes.
+        let limit = daemon.highest_file() + 1 + room;
+        set_limit(&daemon, limit);
+        let mut clients = Vec::new();
+        for number in 0..3 {
+            let options = options(&format!("client-{number}"));
+            let options = match number {
+                1 => options.own_bells(events.to_vec()),
+                _ => options,
+            };
+            let connection = match Connection::open(daemon.portal()) {
+                Ok(connection) => connection,
+                Err(ClientError::Lost) => {
+                    refused += 1;
+                    continue;
+                }
+                Err(error) => panic!("limit {limit}: {error}"),
+            };
+            match connection.join(&options) {
+                Ok(peer) => clients.push(peer),
+                Err(ClientError::Refused(refusal)) => {
+                    assert_eq!(refusal.code, RefusalCode::Resources, "{refusal}");
+                    assert!(
+                        refusal.text.contains("no file descriptor is left"),
+                        "{refusal}"
+                    );
+                    refused += 1;
+                }
+                Err(ClientError::Lost) => refused += 1,
+                Err(error) => panic!("limit {limit}: {error}"),
+            }
+        }
+        joined += clients.len();
+        for client in &clients {
+            assert!(client.ring(honest.id(), 1), "limit {limit}");
+            assert!(honest.bells()[1].take().expect("a bell"));
+        }
+        drop(clients);
+        set_limit(&daemon, 512);
+        until("the clients' fds came back", || daemon.files() == first);
+        wait_until(&mut honest, "all are missed", |h| h.neighbours().is_empty());
+    }
+    assert!(
+        joined > 0 && refused > 0,
+        "{joined} joined, {refused} refused"
+    );
+    served_as_before(&daemon, &mut honest, first);
+    println!("T15: {joined} joined, {refused} refused, 0 fds lost");
+}
+
+#[cfg(not(any(
+    feature = "negative_control_portal_broke",
+    feature = "negative_control_portal_displaced",
+    feature = "negative_control_portal_stall",
+    feature = "negative_control_spare",
+)))]
+mod held {
+    use super::*;
+
+    #[test]
+    fn t16_portal_bytes_and_fds_lose_the_place_and_nothing_else() {
+        let clients = cases(500);
+        random_bytes(clients);
+        line("T16", BYTES, "", clients, 0);
+    }
+
+    #[test]
+    fn t16_portal_half_open_clients_are_bounded_and_keep_nobody_out() {
+        let clients = cases(2000).clamp(128, 10_000);
+        half_open(clients);
+        line("T16", SILENT, "", clients, 0);
+    }
+
+    #[test]
+    fn t16_portal_a_peer_that_never_reads_is_dropped() {
+        stops_reading(1);
+        line("T16", DEAF, "", 1, 0);
+    }
+
+    #[test]
+    fn t15_portal_without_file_descriptors_clients_are_refused() {
+        let limits = cases(LIMITS).min(10 * LIMITS).next_multiple_of(LIMITS);
+        without_files(limits);
+        line("T15", FILES, "", limits, 0);
+    }
+}
+
+#[cfg(feature = "negative_control_portal_broke")]
+#[test]
+fn control_t16_portal_broke() {
+    fails(
+        "T16",
+        BYTES,
+        "what is no message ends a client",
+        20,
+        random_bytes,
+    );
+}
+
+#[cfg(feature = "negative_control_portal_displaced")]
+#[test]
+fn control_t16_portal_displaced() {
+    fails(
+        "T16",
+        SILENT,
+        "the oldest visitor makes way",
+        200,
+        half_open,
+    );
+}
+
+#[cfg(feature = "negative_control_portal_stall")]
+#[test]
+fn control_t16_portal_stall() {
+    fails(
+        "T16",
+        DEAF,
+        "a message waits for limited time",
+        1,
+        stops_reading,
+    );
+}
+
+#[cfg(feature = "negative_control_spare")]
+#[test]
+fn control_t15_portal_spare() {
+    let guard = "one fd is kept to turn clients away with";
+    fails("T15", FILES, guard, LIMITS, without_files);
+}
