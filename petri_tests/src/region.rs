@@ -84,6 +84,11 @@ impl Switchboard {
             "serve".to_owned(),
             "--portal-socket".to_owned(),
             portal.display().to_string(),
+            "--state".to_owned(),
+            lab.memory.path().display().to_string(),
+            // On a loaded machine peers come back late.
+            "--grace".to_owned(),
+            "60".to_owned(),
             "--region".to_owned(),
             region,
         ];

@@ -9,6 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
 
+/// A file system in memory, on any Linux.
+const MEMORY: &str = "/dev/shm";
+
 /// What a test has: programs, a folder that is kept, and a time to be done by.
 #[derive(Debug)]
 pub struct Lab {
@@ -18,6 +21,8 @@ pub struct Lab {
     pub folder: PathBuf,
     /// A folder with a path that is short enough for sockets.
     pub sockets: PathBuf,
+    /// A folder on a file system in memory, gone when the test ends.
+    pub memory: tempfile::TempDir,
     /// Every wait ends here.
     pub until: Instant,
     /// Whether this is L1, with a `/dev/kvm` for Linux guests.
@@ -42,6 +47,7 @@ impl Lab {
             programs,
             folder,
             sockets: scratch.path().to_owned(),
+            memory: tempfile::tempdir_in(MEMORY).map_err(NotPassed::of_file(Path::new(MEMORY)))?,
             until: Instant::now() + limit,
             inside,
             scratch,

@@ -1,6 +1,5 @@
 //! A stock kernel boots, sees its CPUs, reboots and powers off.
 
-use super::Place;
 use super::Scenario;
 use super::anywhere;
 use crate::ended::Passed;
@@ -30,10 +29,7 @@ pub(super) const REBOOT: Scenario = Scenario {
     name: "reboot",
     what: "a guest that reboots itself comes up again, and again",
     limit: Duration::from_secs(90),
-    place: |vmm| match vmm {
-        Vmm::PortalVmm => Place::Nowhere("portal_vmm does not start a partition again"),
-        other => anywhere(other),
-    },
+    place: anywhere,
     run: reboot,
 };
 

@@ -27,7 +27,7 @@ pub(super) const IVSHMEM_V1: Scenario = Scenario {
 };
 
 /// Bytes that cross.
-const BYTES: u64 = 64 << 20;
+pub(super) const BYTES: u64 = 64 << 20;
 /// Size of the region.
 pub(super) const REGION: u64 = 16 << 20;
 
@@ -76,7 +76,11 @@ fn ivshmem_v1(lab: &Lab, vmm: Vmm) -> Passed {
         format!("only {slept} of 200 round trips slept until a doorbell")
     })?;
     group.json(0, "pong", lab)?;
-    same_bytes(&group.json(0, "recv", lab)?, &group.json(1, "send", lab)?)?;
+    same_bytes(
+        &group.json(0, "recv", lab)?,
+        &group.json(1, "send", lab)?,
+        BYTES,
+    )?;
     let ls = group.json(0, "ls", lab)?;
     check(ls["carriers"][0]["name"] == "lake", || {
         format!("ls finds no region: {ls}")
@@ -85,8 +89,8 @@ fn ivshmem_v1(lab: &Lab, vmm: Vmm) -> Passed {
 }
 
 /// Both ends have all bytes and the same hash.
-pub(super) fn same_bytes(received: &Value, sent: &Value) -> Passed {
-    let whole = |side: &Value| side["bytes"] == BYTES;
+pub(super) fn same_bytes(received: &Value, sent: &Value, bytes: u64) -> Passed {
+    let whole = |side: &Value| side["bytes"] == bytes;
     let hash = |side: &Value| side["blake3"].as_str().map(str::to_owned);
     check(
         whole(received) && whole(sent) && hash(sent).is_some() && hash(received) == hash(sent),

@@ -61,8 +61,21 @@ impl Group {
 
     /// Waits until the switchboard has given out this id.
     pub(super) fn joined(&mut self, id: u16, lab: &Lab) -> Passed {
+        self.switchboard_says(&format!("peer {id} joined"), lab)
+    }
+
+    /// Waits until the switchboard has said this.
+    pub(super) fn switchboard_says(&mut self, text: &str, lab: &Lab) -> Passed {
         match &mut self.switchboard {
-            Some(switchboard) => switchboard.says(&format!("peer {id} joined"), lab),
+            Some(switchboard) => switchboard.says(text, lab),
+            None => Ok(()),
+        }
+    }
+
+    /// Kills the switchboard with SIGKILL and starts it again.
+    pub(super) fn restart_switchboard(&mut self, lab: &Lab) -> Passed {
+        match &mut self.switchboard {
+            Some(switchboard) => switchboard.kill_and_restart(lab),
             None => Ok(()),
         }
     }

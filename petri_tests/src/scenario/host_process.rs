@@ -2,6 +2,7 @@
 
 use super::Place;
 use super::Scenario;
+use super::exchange::BYTES;
 use super::exchange::REGION;
 use super::exchange::bell;
 use super::exchange::guest;
@@ -26,11 +27,42 @@ pub(super) const GUESTS_AND_HOST: Scenario = Scenario {
     limit: Duration::from_secs(150),
     place: |vmm| match vmm {
         Vmm::Qemu => Place::OnHost,
-        Vmm::PortalVmm => Place::Nowhere("portal_vmm joins no served region"),
+        Vmm::PortalVmm => Place::Inside,
         Vmm::OpenVmm => Place::Nowhere("no flags for Portal devices in this openvmm"),
     },
     run: |lab, vmm| all_ways(lab, vmm, vmm),
 };
+
+pub(super) const THREE_KINDS: Scenario = Scenario {
+    name: "three_kinds_one_region",
+    what: "a portal_vmm guest, a stock QEMU guest and a host process in one region at once: \
+           64 MiB each from the first to the third, to the second, and from the third to the \
+           second",
+    limit: Duration::from_secs(180),
+    place: |vmm| match vmm {
+        Vmm::PortalVmm => Place::Inside,
+        Vmm::Qemu => Place::Nowhere("QEMU's part of it is in portal_vmm's cell"),
+        Vmm::OpenVmm => Place::Nowhere("no flags for Portal devices in this openvmm"),
+    },
+    run: |lab, vmm| all_ways(lab, vmm, Vmm::Qemu),
+};
+
+pub(super) const SWITCHBOARD_KILLED: Scenario = Scenario {
+    name: "switchboard_killed",
+    what: "`portal serve` is killed with SIGKILL in the middle of 256 MiB from a guest to a \
+           host process, and started again: nothing is lost, the host process is the same peer \
+           as before, and a later guest and a later host process exchange 64 MiB",
+    limit: Duration::from_secs(150),
+    place: |vmm| match vmm {
+        Vmm::Qemu => Place::OnHost,
+        Vmm::PortalVmm => Place::Inside,
+        Vmm::OpenVmm => Place::Nowhere("no flags for Portal devices in this openvmm"),
+    },
+    run: switchboard_killed,
+};
+
+/// Bytes that cross while the switchboard is killed: seconds of work.
+const LONG: u64 = 256 << 20;
 
 /// A `portal-guest` as a process of this machine, at the group's switchboard.
 pub(super) fn host_process(
@@ -83,14 +115,49 @@ fn all_ways(lab: &Lab, first: Vmm, second: Vmm) -> Passed {
     let mut receiver = host_process(lab, &group, "receiver", &["recv", "--from", "0"])?;
     let received = host_report(&mut receiver, lab)?;
     check(received["place"]["peer"] == 2, || format!("{received}"))?;
-    same_bytes(&received, &group.json(0, "to-host", lab)?)?;
+    same_bytes(&received, &group.json(0, "to-host", lab)?, BYTES)?;
     same_bytes(
         &group.json(1, "from-guest", lab)?,
         &group.json(0, "to-guest", lab)?,
+        BYTES,
     )?;
     let words = ["send", "--to", "1", "--bytes", "64MiB"];
     let mut sender = host_process(lab, &group, "sender", &words)?;
     let sent = host_report(&mut sender, lab)?;
-    same_bytes(&group.json(1, "from-host", lab)?, &sent)?;
+    same_bytes(&group.json(1, "from-host", lab)?, &sent, BYTES)?;
+    group.ends_well(lab)
+}
+
+fn switchboard_killed(lab: &Lab, vmm: Vmm) -> Passed {
+    let program = format!("portal-guest --json --region lake --bell {}", bell(vmm));
+    let early = format!("{program} send --to first --bytes 256MiB");
+    let late = format!("{program} send --to second --bytes 64MiB");
+    let early = guest("early", vmm).step("send", 120, &early);
+    let late = guest("late", vmm).step("send", 120, &late);
+    let mut group = Group::served(lab, REGION)?;
+    group.join(lab, vmm, &early)?;
+    group.joined(0, lab)?;
+    let mut first = host_process(lab, &group, "first", &["recv"])?;
+    group.joined(1, lab)?;
+    let (running, _) = group.at(0)?;
+    running.says(0, "##begin send", 1, lab.until)?;
+    // Into the transfer, which takes several times as long.
+    std::thread::sleep(Duration::from_secs(1));
+    check(running.consoles[0].step("send").is_none(), || {
+        "the transfer had ended before the switchboard was killed".to_owned()
+    })?;
+    group.restart_switchboard(lab)?;
+    let received = host_report(&mut first, lab)?;
+    same_bytes(&received, &group.json(0, "send", lab)?, LONG)?;
+    group.switchboard_says("peer 1 is back", lab)?;
+    let mut second = host_process(lab, &group, "second", &["recv"])?;
+    group.join(lab, vmm, &late)?;
+    let sent = group.json(1, "send", lab)?;
+    let again = host_report(&mut second, lab)?;
+    same_bytes(&again, &sent, BYTES)?;
+    let region = |report: &Value| report["place"]["uuid"].clone();
+    check(region(&again) == region(&received), || {
+        format!("another region: {received}, {again}")
+    })?;
     group.ends_well(lab)
 }

@@ -3,6 +3,7 @@
 
 use super::Place;
 use super::Scenario;
+use super::exchange::BYTES;
 use super::exchange::bell;
 use super::exchange::guest;
 use super::exchange::same_bytes;
@@ -20,7 +21,7 @@ pub(super) const KILLED_GUEST: Scenario = Scenario {
     limit: Duration::from_secs(150),
     place: |vmm| match vmm {
         Vmm::Qemu => Place::OnHost,
-        Vmm::PortalVmm => Place::Nowhere("portal_vmm joins no served region"),
+        Vmm::PortalVmm => Place::Inside,
         Vmm::OpenVmm => Place::Nowhere("no flags for Portal devices in this openvmm"),
     },
     run: killed_guest,
@@ -57,7 +58,7 @@ fn killed_guest(lab: &Lab, vmm: Vmm) -> Passed {
     })?;
     group.join(lab, vmm, &successor)?;
     let sent = group.json(2, "send", lab)?;
-    same_bytes(&group.json(0, "recv", lab)?, &sent)?;
+    same_bytes(&group.json(0, "recv", lab)?, &sent, BYTES)?;
     let place = (&sent["place"]["peer"], &sent["place"]["epoch"]);
     check(
         *place.0 == 1 && place.1.as_u64().is_some_and(|epoch| epoch > 1),
