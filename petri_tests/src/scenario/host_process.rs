@@ -50,8 +50,8 @@ pub(super) const THREE_KINDS: Scenario = Scenario {
 pub(super) const SWITCHBOARD_KILLED: Scenario = Scenario {
     name: "switchboard_killed",
     what: "`portal serve` is killed with SIGKILL in the middle of 256 MiB from a guest to a \
-           host process, and started again: nothing is lost, the host process is the same peer \
-           as before, and a later guest and a later host process exchange 64 MiB",
+           host process, and started again: nothing is lost, another host process comes back as \
+           the same peer and answers a later one, and a later guest sends 64 MiB",
     limit: Duration::from_secs(150),
     place: |vmm| match vmm {
         Vmm::Qemu => Place::OnHost,
@@ -137,8 +137,9 @@ fn switchboard_killed(lab: &Lab, vmm: Vmm) -> Passed {
     let mut group = Group::served(lab, REGION)?;
     group.join(lab, vmm, &early)?;
     group.joined(0, lab)?;
-    let mut first = host_process(lab, &group, "first", &["recv"])?;
+    let mut steady = host_process(lab, &group, "steady", &["pong"])?;
     group.joined(1, lab)?;
+    let mut first = host_process(lab, &group, "first", &["recv"])?;
     let (running, _) = group.at(0)?;
     running.says(0, "##begin send", 1, lab.until)?;
     // Into the transfer, which takes several times as long.
@@ -147,9 +148,16 @@ fn switchboard_killed(lab: &Lab, vmm: Vmm) -> Passed {
         "the transfer had ended before the switchboard was killed".to_owned()
     })?;
     group.restart_switchboard(lab)?;
+    group.switchboard_says("peer 1 is back", lab)?;
     let received = host_report(&mut first, lab)?;
     same_bytes(&received, &group.json(0, "send", lab)?, LONG)?;
-    group.switchboard_says("peer 1 is back", lab)?;
+    // Who came later reaches who was there before.
+    let words = ["ping", "--to", "steady", "--count", "100"];
+    host_report(&mut host_process(lab, &group, "later", &words)?, lab)?;
+    let place = host_report(&mut steady, lab)?["place"].clone();
+    check(place["peer"] == 1 && place["epoch"] == 1, || {
+        format!("the place of who came back: {place}")
+    })?;
     let mut second = host_process(lab, &group, "second", &["recv"])?;
     group.join(lab, vmm, &late)?;
     let sent = group.json(1, "send", lab)?;
