@@ -85,6 +85,15 @@ impl Matrix {
         self.cells.iter().find(|c| c.test == test && c.vmm == vmm)
     }
 
+    /// Adds the cells of an earlier run that this one has not.
+    pub fn keep(&mut self, earlier: Self) {
+        for cell in earlier.cells {
+            if self.cell(&cell.test, cell.vmm).is_none() {
+                self.cells.push(cell);
+            }
+        }
+    }
+
     /// How many cells ended so.
     pub fn count(&self, result: Verdict) -> usize {
         self.cells.iter().filter(|c| c.result == result).count()
@@ -255,6 +264,17 @@ mod tests {
         });
         assert_eq!(value[0], first);
         assert_eq!(Matrix::read(file.path()).unwrap().cells.len(), 4);
+    }
+
+    #[test]
+    fn what_an_earlier_run_found_stays_unless_it_ran_again() {
+        let mut now = Matrix {
+            cells: vec![cell("reboot", Vmm::PortalVmm, Ok(()))],
+        };
+        now.keep(some());
+        assert_eq!(now.cells.len(), 4);
+        let reboot = now.cell("reboot", Vmm::PortalVmm).map(|c| c.result);
+        assert_eq!(reboot, Some(Verdict::Pass));
     }
 
     #[test]

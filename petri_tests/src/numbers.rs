@@ -150,15 +150,13 @@ fn doorbell(lab: &Lab) -> Passed<Figure> {
 
 fn doorbell_once(lab: &Lab, vmm: Vmm, round: usize) -> Passed<f64> {
     let program = format!("portal-guest --json --bell {}", scenario::bell(vmm));
-    let a = scenario::guest(&format!("a{round}-{vmm}"), vmm).step(
-        "pong",
-        60,
-        &format!("{program} pong"),
-    );
+    let first = format!("a{round}-{vmm}");
+    let to = scenario::first_guest(vmm, &first);
+    let a = scenario::guest(&first, vmm).step("pong", 60, &format!("{program} pong"));
     let b = scenario::guest(&format!("b{round}-{vmm}"), vmm).step(
         "ping",
         60,
-        &format!("{program} ping --wait sleep --count {TRIPS}"),
+        &format!("{program} ping --to {to} --wait sleep --count {TRIPS}"),
     );
     let mut group = Group::start(lab, vmm, &[a, b], 16 << 20)?;
     let ping = group.json(1, "ping", lab)?;

@@ -94,15 +94,16 @@ fn main() -> ExitCode {
         let _ = l1.join();
     }
     let mut matrix = matrix.lock().expect("no panic");
+    let table = matrix.table();
     let path = folder.join("matrix.json");
+    // A run of some cells leaves what is known of the others.
+    if args.filter.is_some() {
+        matrix.keep(Matrix::read(&path).unwrap_or_default());
+    }
     if let Err(error) = matrix.write(&path) {
         println!("{}: {error}", path.display());
     }
-    println!(
-        "{}consoles and logs: {}\n",
-        matrix.table(),
-        folder.display()
-    );
+    println!("{}consoles and logs: {}\n", table, folder.display());
     conclusion.exit_code()
 }
 

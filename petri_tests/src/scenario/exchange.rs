@@ -39,6 +39,15 @@ pub(crate) const fn bell(vmm: Vmm) -> &'static str {
     }
 }
 
+/// How other guests of a [`Group`] call its first one, which has this name: a VMM's own
+/// partitions have their names, and the first at a switchboard has the first number.
+pub(crate) const fn first_guest(vmm: Vmm, name: &str) -> &str {
+    match vmm {
+        Vmm::PortalVmm => name,
+        Vmm::Qemu | Vmm::OpenVmm => "0",
+    }
+}
+
 /// A guest that hears doorbells as it can under this VMM.
 pub(crate) fn guest(name: &str, vmm: Vmm) -> Guest {
     let mut guest = Guest::new(name).ivshmem("lake");
@@ -54,6 +63,7 @@ pub(crate) fn guest(name: &str, vmm: Vmm) -> Guest {
 
 fn ivshmem_v1(lab: &Lab, vmm: Vmm) -> Passed {
     let program = format!("portal-guest --json --region lake --bell {}", bell(vmm));
+    let to = first_guest(vmm, "a");
     let a = guest("a", vmm)
         .step("pong", 90, &format!("{program} pong"))
         .step("recv", 90, &format!("{program} recv --wait sleep"))
@@ -62,12 +72,12 @@ fn ivshmem_v1(lab: &Lab, vmm: Vmm) -> Passed {
         .step(
             "ping",
             90,
-            &format!("{program} ping --wait sleep --count 200"),
+            &format!("{program} ping --to {to} --wait sleep --count 200"),
         )
         .step(
             "send",
             90,
-            &format!("{program} send --bytes 64MiB --wait sleep"),
+            &format!("{program} send --to {to} --bytes 64MiB --wait sleep"),
         );
     let mut group = Group::start(lab, vmm, &[a, b], REGION)?;
     let ping = group.json(1, "ping", lab)?;

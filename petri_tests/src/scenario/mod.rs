@@ -11,6 +11,7 @@ mod returns;
 mod warp;
 
 pub(crate) use exchange::bell;
+pub(crate) use exchange::first_guest;
 pub(crate) use exchange::guest;
 pub(crate) use group::Group;
 

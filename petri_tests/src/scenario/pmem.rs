@@ -3,6 +3,7 @@
 
 use super::Place;
 use super::Scenario;
+use super::exchange::BYTES;
 use super::exchange::same_bytes;
 use super::group::report;
 use crate::ended::NotPassed;
@@ -203,6 +204,6 @@ fn exchange(lab: &Lab, vmm: Vmm) -> Passed {
     both.passed(1, "wait", lab.until)?;
     let received = report(&both.passed(0, "recv", lab.until)?)?;
     let sent = report(&both.passed(1, "send", lab.until)?)?;
-    same_bytes(&received, &sent)?;
+    same_bytes(&received, &sent, BYTES)?;
     both.ends_well(lab.until)
 }
