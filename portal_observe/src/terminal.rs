@@ -63,14 +63,21 @@ fn turn(
     stop: &AtomicBool,
 ) -> io::Result<()> {
     let mut due = Instant::now() + interval;
+    let mut drawn = false;
     while !stop.load(Ordering::Relaxed) {
-        terminal.draw(|frame| top.draw(frame))?;
+        if !drawn {
+            terminal.draw(|frame| top.draw(frame))?;
+            drawn = true;
+        }
         let left = due.saturating_duration_since(Instant::now());
-        if event::poll(left.min(WATCH))?
-            && let Event::Key(key) = event::read()?
-            && top.key(key) == Do::Quit
-        {
-            break;
+        if event::poll(left.min(WATCH))? {
+            // A key, or another size.
+            drawn = false;
+            if let Event::Key(key) = event::read()?
+                && top.key(key) == Do::Quit
+            {
+                break;
+            }
         }
         if Instant::now() < due {
             continue;
@@ -79,6 +86,7 @@ fn turn(
             Ok(sample) => top.update(model.take(sample)),
             Err(error) => top.lose(&error.to_string()),
         }
+        drawn = false;
         due = Instant::now() + interval;
     }
     Ok(())

@@ -4,17 +4,23 @@
 //! tree, and is read back from one by whoever asked for it over a socket.
 //!
 //! Distrusted: text and names in a tree that was read back, and names that a
-//! tree took from a region. What is shown goes through [`Plain`]. How large a
-//! tree may be is the reader's to limit, by the length of what it parses; how
-//! deep, by its parser.
+//! tree took from a region. What is shown goes through [`Plain`]. A tree that is
+//! read back has at most [`ENTRIES_MAX`] entries; how deep it may be is its
+//! parser's to limit.
 
+use serde::de::DeserializeSeed;
 use serde::de::MapAccess;
 use serde::de::SeqAccess;
 use serde::de::Visitor;
 use serde::ser::SerializeMap;
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 use std::fmt::Write as _;
+
+/// Most entries of a tree that is read back: 64 regions of 1024 peers have some
+/// 800,000.
+pub const ENTRIES_MAX: usize = 1 << 20;
 
 /// A value in the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,25 +202,41 @@ impl serde::Serialize for Value {
 }
 
 impl<'de> serde::Deserialize<'de> for Node {
-    /// A map becomes a node, and so does a list, with the names 0,
-    /// 1, ...; a number that is no u64 becomes text.
+    /// A map becomes a node, and so does a list, with the names 0, 1, ...; a
+    /// number that is no u64 becomes text. More than [`ENTRIES_MAX`] entries are
+    /// an error.
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer)? {
+        let left = Cell::new(ENTRIES_MAX);
+        match ReadValue(&left).deserialize(deserializer)? {
             Value::Node(node) => Ok(node),
             _ => Err(serde::de::Error::custom("a tree is a map or a list")),
         }
     }
 }
 
-impl<'de> serde::Deserialize<'de> for Value {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ReadValue)
+/// Reads a value as long as entries are left.
+#[derive(Clone, Copy)]
+struct ReadValue<'a>(&'a Cell<usize>);
+
+impl ReadValue<'_> {
+    /// One entry more.
+    fn count<E: serde::de::Error>(self) -> Result<(), E> {
+        let left = self.0.get().checked_sub(1);
+        let left = left.ok_or_else(|| E::custom(format!("more than {ENTRIES_MAX} entries")))?;
+        self.0.set(left);
+        Ok(())
     }
 }
 
-struct ReadValue;
+impl<'de> DeserializeSeed<'de> for ReadValue<'_> {
+    type Value = Value;
 
-impl<'de> Visitor<'de> for ReadValue {
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for ReadValue<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -251,15 +273,17 @@ impl<'de> Visitor<'de> for ReadValue {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut node = Node::new();
-        while let Some((name, value)) = map.next_entry::<String, Value>()? {
-            node.push(name, value);
+        while let Some(name) = map.next_key::<String>()? {
+            self.count()?;
+            node.push(name, map.next_value_seed(self)?);
         }
         Ok(Value::Node(node))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
         let mut node = Node::new();
-        while let Some(value) = list.next_element::<Value>()? {
+        while let Some(value) = list.next_element_seed(self)? {
+            self.count()?;
             node.push(node.entries.len().to_string(), value);
         }
         Ok(Value::Node(node))
@@ -376,6 +400,10 @@ mod tests {
         }
         let deep = format!("{}1{}", r#"{"a":"#.repeat(1000), "}".repeat(1000));
         assert!(serde_json::from_str::<Node>(&deep).is_err(), "too deep");
+        let long = |entries| format!("[{}0]", "0,".repeat(entries - 1));
+        assert!(serde_json::from_str::<Node>(&long(ENTRIES_MAX)).is_ok());
+        let error = serde_json::from_str::<Node>(&long(ENTRIES_MAX + 1));
+        assert!(error.is_err_and(|e| e.to_string().contains("entries")));
     }
 
     #[test]
