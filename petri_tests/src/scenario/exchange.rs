@@ -1,7 +1,6 @@
 //! Two guests on one region: they find it by name, ring each other and send bytes
 //! through its rings, with the same program everywhere.
 
-use super::Place;
 use super::Scenario;
 use super::anywhere;
 use super::group::Group;
@@ -19,10 +18,7 @@ pub(super) const IVSHMEM_V1: Scenario = Scenario {
            ivshmem v1, hashes equal (INTx by `uio_pci_generic` where the VMM has it, else \
            MSI-X by VFIO)",
     limit: Duration::from_secs(150),
-    place: |vmm| match vmm {
-        Vmm::OpenVmm => Place::Nowhere("no flags for Portal devices in this openvmm"),
-        other => anywhere(other),
-    },
+    place: anywhere,
     run: ivshmem_v1,
 };
 

@@ -27,8 +27,7 @@ pub(super) const GUESTS_AND_HOST: Scenario = Scenario {
     limit: Duration::from_secs(150),
     place: |vmm| match vmm {
         Vmm::Qemu => Place::OnHost,
-        Vmm::PortalVmm => Place::Inside,
-        Vmm::OpenVmm => Place::Nowhere("no flags for Portal devices in this openvmm"),
+        Vmm::PortalVmm | Vmm::OpenVmm => Place::Inside,
     },
     run: |lab, vmm| all_ways(lab, vmm, vmm),
 };
@@ -40,9 +39,8 @@ pub(super) const THREE_KINDS: Scenario = Scenario {
            second",
     limit: Duration::from_secs(180),
     place: |vmm| match vmm {
-        Vmm::PortalVmm => Place::Inside,
+        Vmm::PortalVmm | Vmm::OpenVmm => Place::Inside,
         Vmm::Qemu => Place::Nowhere("QEMU's part of it is in portal_vmm's cell"),
-        Vmm::OpenVmm => Place::Nowhere("no flags for Portal devices in this openvmm"),
     },
     run: |lab, vmm| all_ways(lab, vmm, Vmm::Qemu),
 };
@@ -55,8 +53,7 @@ pub(super) const SWITCHBOARD_KILLED: Scenario = Scenario {
     limit: Duration::from_secs(150),
     place: |vmm| match vmm {
         Vmm::Qemu => Place::OnHost,
-        Vmm::PortalVmm => Place::Inside,
-        Vmm::OpenVmm => Place::Nowhere("no flags for Portal devices in this openvmm"),
+        Vmm::PortalVmm | Vmm::OpenVmm => Place::Inside,
     },
     run: switchboard_killed,
 };

@@ -19,9 +19,8 @@ pub(super) const IVSHMEM_V2: Scenario = Scenario {
            store to the other's output section has no effect",
     limit: Duration::from_secs(120),
     place: |vmm| match vmm {
-        Vmm::PortalVmm => Place::Inside,
+        Vmm::PortalVmm | Vmm::OpenVmm => Place::Inside,
         Vmm::Qemu => Place::Nowhere("qemu has no ivshmem v2"),
-        Vmm::OpenVmm => Place::Nowhere("no flags for Portal devices in this openvmm"),
     },
     run: ivshmem_v2,
 };

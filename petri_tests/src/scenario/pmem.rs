@@ -37,7 +37,9 @@ pub(super) const PMEM_DAX: Scenario = Scenario {
     place: |vmm| match vmm {
         Vmm::PortalVmm => Place::Inside,
         Vmm::Qemu => Place::Nowhere("the row's qemu guests have no virtio-pmem"),
-        Vmm::OpenVmm => Place::Nowhere("no flags for Portal devices in this openvmm"),
+        Vmm::OpenVmm => {
+            Place::Nowhere("its pmem is a region of a BAR, which Debian 6.1's driver does not know")
+        }
     },
     run: pmem_dax,
 };

@@ -21,8 +21,7 @@ pub(super) const KILLED_GUEST: Scenario = Scenario {
     limit: Duration::from_secs(150),
     place: |vmm| match vmm {
         Vmm::Qemu => Place::OnHost,
-        Vmm::PortalVmm => Place::Inside,
-        Vmm::OpenVmm => Place::Nowhere("no flags for Portal devices in this openvmm"),
+        Vmm::PortalVmm | Vmm::OpenVmm => Place::Inside,
     },
     run: killed_guest,
 };

@@ -149,11 +149,16 @@ fn root_complex(
     others: &[PcieRootComplexConfig],
     ports: Vec<PciePortConfig>,
 ) -> anyhow::Result<PcieRootComplexConfig> {
-    let segment = others.iter().map(|other| other.segment.checked_add(1)).max();
+    let segment = others
+        .iter()
+        .map(|other| other.segment.checked_add(1))
+        .max();
     Ok(PcieRootComplexConfig {
         index: others.len() as u32,
         name: "portal".into(),
-        segment: segment.map_or(Some(0), |next| next).context("no PCI segment is left")?,
+        segment: segment
+            .map_or(Some(0), |next| next)
+            .context("no PCI segment is left")?,
         start_bus: 0,
         end_bus: 255,
         low_mmio: PcieMmioRangeConfig::Dynamic { size: LOW_MMIO },

@@ -121,18 +121,17 @@ impl Member {
     ///
     /// # Errors
     /// When there is no such switchboard, region or file, or it is not for us.
-    pub fn join(
-        source: &RegionSource,
-        access: RegionAccess,
-        vectors: u16,
-    ) -> anyhow::Result<Self> {
+    pub fn join(source: &RegionSource, access: RegionAccess, vectors: u16) -> anyhow::Result<Self> {
         match source {
             RegionSource::Switchboard { socket, region } => {
                 Self::of_switchboard(socket, region, access, vectors)
                     .with_context(|| format!("region {region} of {socket}"))
             }
             RegionSource::File { path } => {
-                anyhow::ensure!(vectors == 0, "{path}: a region from a file has no doorbells");
+                anyhow::ensure!(
+                    vectors == 0,
+                    "{path}: a region from a file has no doorbells"
+                );
                 Self::of_file(path, access)
             }
         }
@@ -180,7 +179,9 @@ impl Member {
         let mut pieces = Vec::new();
         for part in backing.held() {
             let range = part.map_or(0..layout.size, |part| backing.range(part));
-            let write = backing.parts().any(|p| part.is_none_or(|q| p == q) && view.writes(p));
+            let write = backing
+                .parts()
+                .any(|p| part.is_none_or(|q| p == q) && view.writes(p));
             let memory = backing.share_piece(part, write)?.into();
             pieces.push(Piece { range, memory });
         }
@@ -195,7 +196,11 @@ impl Member {
             pieces,
             peers: BTreeMap::new(),
             own,
-            passed_on: peer.passed_on().iter().map(clone).collect::<Result<_, _>>()?,
+            passed_on: peer
+                .passed_on()
+                .iter()
+                .map(clone)
+                .collect::<Result<_, _>>()?,
             waits: Vec::new(),
             link: Some(Link::start(socket, options, peer)?),
             attached: true,
@@ -248,7 +253,9 @@ impl Member {
                     (end - start) as usize,
                     writable,
                 )
-                .with_context(|| format!("cannot map bytes {start:#x} to {end:#x} of the region"))?;
+                .with_context(|| {
+                    format!("cannot map bytes {start:#x} to {end:#x} of the region")
+                })?;
         }
         Ok(())
     }
@@ -263,7 +270,12 @@ impl Member {
 
     /// The event that `vector` of `peer` hears.
     pub fn bell(&self, peer: u16, vector: u16) -> Option<&Event> {
-        self.peers.get(&peer)?.bells.get(usize::from(vector))
+        // A peer may ring itself.
+        let bells = match self.peers.get(&peer) {
+            _ if peer == self.peer => &self.own,
+            neighbour => &neighbour?.bells,
+        };
+        bells.get(usize::from(vector))
     }
 
     /// The events that the own vectors hear, by vector.

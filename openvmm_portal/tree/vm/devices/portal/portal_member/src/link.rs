@@ -4,7 +4,6 @@
 //! The thread that talks to the switchboard.
 
 use anyhow::Context as _;
-use futures::channel::mpsc as told;
 use hv_shmem::doorbell::EventFd;
 use hv_shmem::peers::Rights;
 use pal_event::Event;
@@ -55,7 +54,7 @@ pub(crate) enum Told {
 /// The device's end. The thread ends when it is dropped, and so does the peer's
 /// life.
 pub(crate) struct Link {
-    pub(crate) told: told::UnboundedReceiver<Told>,
+    pub(crate) told: mesh::Receiver<Told>,
     commands: Option<mpsc::Sender<Command>>,
     wake: Event,
 }
@@ -90,13 +89,14 @@ pub(crate) fn event(fd: &Arc<EventFd>) -> std::io::Result<Event> {
 
 impl Link {
     pub(crate) fn start(socket: &str, options: JoinOptions, peer: Peer) -> anyhow::Result<Self> {
-        let (tell, told) = told::unbounded();
+        let (tell, told) = mesh::channel();
         let (commands, from_device) = mpsc::channel();
         let wake = Event::new();
         let thread = Thread {
             socket: socket.to_owned(),
             options,
             peer: Some(peer),
+            is_ready: false,
             tell,
             from_device,
             wake: wake.clone(),
@@ -131,7 +131,9 @@ struct Thread {
     options: JoinOptions,
     /// `None` while the place is to be taken again.
     peer: Option<Peer>,
-    tell: told::UnboundedSender<Told>,
+    /// The peer has said that it is ready: once in a life.
+    is_ready: bool,
+    tell: mesh::Sender<Told>,
     from_device: mpsc::Receiver<Command>,
     wake: Event,
 }
@@ -152,8 +154,7 @@ impl Thread {
     }
 
     fn send(&self, told: Told) {
-        // A device that is gone needs to be told nothing.
-        let _ = self.tell.unbounded_send(told);
+        self.tell.send(told);
     }
 
     /// False when the device is gone.
@@ -200,7 +201,8 @@ impl Thread {
             return Ok(());
         };
         let done = match command {
-            Command::Ready => peer.ready(),
+            Command::Ready if self.is_ready => Ok(()),
+            Command::Ready => peer.ready().inspect(|()| self.is_ready = true),
             Command::Bells(events) => {
                 let bells = bells(&events);
                 self.options = self.options.clone().own_bells(bells.clone());
@@ -230,6 +232,7 @@ impl Thread {
         match joined {
             Ok(mut peer) => {
                 let ready = peer.ready();
+                self.is_ready = ready.is_ok();
                 self.send(Told::Began {
                     epoch: peer.epoch(),
                 });

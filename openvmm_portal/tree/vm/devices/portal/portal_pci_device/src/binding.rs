@@ -86,8 +86,6 @@ impl Binding {
         msi: MsiTarget,
         driver: VmTaskDriver,
     ) -> anyhow::Result<Self> {
-        // The region's BAR is trapped below its maps, so that a store to a part
-        // that is read-only to the guest reaches the function and is counted.
         let traps = bars
             .iter()
             .map(|bar| {
@@ -100,11 +98,20 @@ impl Binding {
             let name = format!("portal-region-{:#x}", window.offset);
             let (memory, backing) = mapper.new_region(window.len.try_into()?, name)?;
             let writable = window.access == Access::ReadWrite;
-            member.map_window(window.offset..window.offset + window.len, writable, &*backing)?;
+            member.map_window(
+                window.offset..window.offset + window.len,
+                writable,
+                &*backing,
+            )?;
             let mapped = None;
             parts.insert(window.offset, Part { memory, mapped });
         }
-        let vectors = member.own_events().iter().cloned().map(Vector::new).collect();
+        let vectors = member
+            .own_events()
+            .iter()
+            .cloned()
+            .map(Vector::new)
+            .collect();
         Ok(Self {
             traps,
             parts,
@@ -185,16 +192,29 @@ impl Binding {
                 }
             }
             Effect::Map {
+                bar,
                 gpa,
                 offset,
                 access,
                 ..
-            } => self.map(gpa, offset, access == Access::ReadWrite),
-            Effect::Unmap { offset, .. } => {
+            } => {
+                // Below the map, so that a store to a part that is read-only to
+                // the guest reaches the function and is counted.
+                if let Some(trap) = self.traps.get_mut(&bar).filter(|t| t.addr().is_none()) {
+                    trap.map(gpa.wrapping_sub(offset));
+                }
+                self.map(gpa, offset, access == Access::ReadWrite);
+            }
+            Effect::Unmap { bar, offset, .. } => {
                 if let Some(part) = self.parts.get_mut(&offset)
                     && part.mapped.take().is_some()
                 {
                     part.memory.unmap_from_guest();
+                }
+                if self.parts.values().all(|part| part.mapped.is_none())
+                    && let Some(trap) = self.traps.get_mut(&bar).filter(|t| t.addr().is_some())
+                {
+                    trap.unmap();
                 }
             }
             Effect::RouteDoorbell {
@@ -274,7 +294,9 @@ impl Binding {
 
     /// The peer hears on other events now.
     pub(crate) fn route_again(&mut self, peer: u16, member: &Member) {
-        let standing = self.doorbells.extract_if(.., |_, doorbell| doorbell.peer == peer);
+        let standing = self
+            .doorbells
+            .extract_if(.., |_, doorbell| doorbell.peer == peer);
         for ((gpa, value), doorbell) in standing.collect::<Vec<_>>() {
             let vector = doorbell.vector;
             // Two doorbells cannot stand at one place.

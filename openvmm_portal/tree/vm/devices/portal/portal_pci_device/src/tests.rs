@@ -214,7 +214,10 @@ async fn no_access_of_a_guest_is_too_odd(driver: DefaultDriver) {
     for len in [1, 2, 3, 4, 5, 8, 16, 64, 300] {
         for offset in [0, 1, 0xc, 0xfc, 0xff] {
             let mut data = vec![0; len];
-            world.device.mmio_read(REGISTERS + offset, &mut data).unwrap();
+            world
+                .device
+                .mmio_read(REGISTERS + offset, &mut data)
+                .unwrap();
             world.device.mmio_write(REGISTERS + offset, &data).unwrap();
         }
     }
@@ -247,7 +250,10 @@ async fn the_state_of_another_region_is_refused(driver: DefaultDriver) {
     let mut saved = world.device.save().unwrap();
     saved.region[0] = 1;
     let error = world.device.restore(saved).unwrap_err().to_string();
-    assert!(error.contains("what the guest had there is gone"), "{error}");
+    assert!(
+        error.contains("what the guest had there is gone"),
+        "{error}"
+    );
     let mut saved = world.device.save().unwrap();
     saved.peer = 7;
     let error = world.device.restore(saved).unwrap_err().to_string();
