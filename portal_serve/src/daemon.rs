@@ -10,12 +10,12 @@ use crate::RegionConfig;
 use crate::ServeError;
 use crate::activation;
 use crate::notice::Budget;
+use crate::prepare::assign;
+use crate::prepare::make_folder;
+use crate::prepare::make_room;
 use crate::region::Memory;
 use crate::socket::Listener;
 use crate::state::Folder;
-use crate::state::Origin;
-use crate::state::Process;
-use crate::state::Record;
 use crate::state::Records;
 use crate::store;
 use hv_shmem::backing::MappedMem;
@@ -55,10 +55,6 @@ const EVENTS: usize = 64;
 /// switchboard, which costs nothing, and fds in flight stay few.
 const SEND_BUFFER: usize = 16 << 10;
 
-/// Fds of the process beside those of regions: standard streams, epoll, stop,
-/// the spare one, visitors of the Portal socket, and room for libraries.
-const OTHER_FILES: u64 = 128;
-
 /// Longest time between two looks at clients whose time runs.
 const TICK_MAX: Duration = Duration::from_millis(250);
 
@@ -90,7 +86,7 @@ pub(crate) struct Served {
     /// Vectors of the compatibility socket, where the region has one.
     pub(crate) compatible: Option<u16>,
     pub(crate) memory: Memory,
-    records: Option<Records>,
+    pub(crate) records: Option<Records>,
 }
 
 /// A client of either kind of socket.
@@ -157,7 +153,7 @@ pub struct Daemon {
     budget: Budget,
     notices: Vec<Notice>,
     folder: Option<Folder>,
-    orphans: u64,
+    pub(crate) orphans: u64,
 }
 
 impl Daemon {
@@ -253,77 +249,6 @@ impl Daemon {
             self.restore(key, known.and_then(|record| record.origin));
         }
         Ok(())
-    }
-
-    /// A peer that lived when the last daemon ended.
-    fn restore(&mut self, key: PeerKey, origin: Option<Origin>) {
-        let process = match origin {
-            Some(Origin::Portal(token)) => {
-                self.portal.expect(key, token, self.now());
-                return self.note(Notice::Expected {
-                    region: key.region,
-                    peer: key.peer,
-                });
-            }
-            Some(Origin::Qemu(process)) => process,
-            None => None,
-        };
-        let pidfd = process.filter(Process::lives).and_then(|process| {
-            let pid = rustix::process::Pid::from_raw(i32::try_from(process.pid).ok()?)?;
-            let fd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
-            // It may have ended, and its number may be another's, before the open.
-            process.lives().then_some((fd, pid))
-        });
-        let orphan = Client::Orphan(self.orphans);
-        self.orphans += 1;
-        let kept = pidfd.is_some_and(|(fd, pid)| {
-            let connected = self.connect(orphan, fd).is_ok();
-            if let Some(connection) = self.connections.get_mut(&orphan) {
-                connection.place = Some(key);
-                connection.pid = Some(pid.as_raw_nonzero().get());
-            }
-            connected
-        });
-        if kept {
-            return;
-        }
-        let _ = self.board.gone(&key);
-        self.keep(key, None);
-        self.note(Notice::Left {
-            region: key.region,
-            peer: key.peer,
-            why: "its process ended while the switchboard was away".to_owned(),
-        });
-    }
-
-    /// A process that could not come back has ended.
-    fn lose_orphan(&mut self, orphan: Client) {
-        let key = self.connections.get(&orphan).and_then(|c| c.place);
-        self.disconnect(orphan);
-        if let Some(key) = key {
-            let _ = self.board.gone(&key);
-            self.keep(key, None);
-            self.dirty_region(&key.region);
-            self.note(Notice::Left {
-                region: key.region,
-                peer: key.peer,
-                why: "its process ended".to_owned(),
-            });
-        }
-    }
-
-    /// Keeps what has become of a peer, before anybody is told of it.
-    pub(crate) fn keep(&mut self, key: PeerKey, origin: Option<Origin>) {
-        let served = self.regions.iter().find(|r| r.name == key.region);
-        let records = served.and_then(|r| r.records.as_ref());
-        let peer = self.board.record(&key.region, key.peer);
-        let (Some(records), Some(peer)) = (records, peer) else {
-            return;
-        };
-        if let Err(errno) = records.write(&Record { peer, origin }) {
-            let region = key.region;
-            self.note(Notice::NotKept { region, errno });
-        }
     }
 
     /// Listens on a region's compatibility socket, if it has one.
@@ -738,69 +663,4 @@ fn spare() -> Option<OwnedFd> {
 fn socket_path(config: &RegionConfig) -> PathBuf {
     let path = config.socket.clone();
     path.unwrap_or_else(|| crate::default_socket(config.name.as_str()))
-}
-
-/// The default folder, for this user alone.
-fn make_folder(socket: &Path) -> Result<(), ServeError> {
-    let Some(folder) = socket.parent() else {
-        return Ok(());
-    };
-    match rustix::fs::mkdir(folder, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(ServeError::Socket {
-            path: socket.to_owned(),
-            what: "make its folder",
-            errno,
-        }),
-    }
-}
-
-/// Which region takes which passed socket.
-fn assign(
-    regions: &[RegionConfig],
-    passed: Vec<(String, OwnedFd)>,
-) -> Result<BTreeMap<usize, OwnedFd>, ServeError> {
-    let mut taken = BTreeMap::new();
-    let mut unnamed = Vec::new();
-    for (name, fd) in passed {
-        let wanted = regions.iter().position(|r| r.name.as_str() == name);
-        match wanted.filter(|index| !taken.contains_key(index)) {
-            Some(index) => {
-                taken.insert(index, fd);
-            }
-            None => unnamed.push((name, fd)),
-        }
-    }
-    for (name, fd) in unnamed {
-        let takes = |r: &RegionConfig| r.socket.is_none() && !r.sectioned;
-        let free = regions
-            .iter()
-            .enumerate()
-            .position(|(index, r)| takes(r) && !taken.contains_key(&index));
-        let Some(index) = free else {
-            return Err(ServeError::Activation {
-                reason: format!("no region is left for the passed socket {name:?}"),
-            });
-        };
-        taken.insert(index, fd);
-    }
-    Ok(taken)
-}
-
-/// Raises the soft limit of open files to what all peers take.
-fn make_room(regions: &[RegionConfig], notices: &mut Vec<Notice>) {
-    use rustix::process::Resource;
-    let need = regions.iter().map(RegionConfig::files).sum::<u64>() + OTHER_FILES;
-    let mut limit = rustix::process::getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|soft| soft >= need) {
-        return;
-    }
-    let soft = limit.maximum.map_or(need, |hard| hard.min(need));
-    let before = limit.current;
-    limit.current = Some(soft);
-    let raised = rustix::process::setrlimit(Resource::Nofile, limit).is_ok();
-    let have = if raised { soft } else { before.unwrap_or(soft) };
-    if have < need {
-        notices.push(Notice::FewFiles { need, limit: have });
-    }
 }

@@ -211,7 +211,6 @@ impl Daemon {
                 }
                 connection.in_flight = 0;
             }
-            connection.in_flight += fds;
             // Held until the message is out.
             let mut opened = Vec::new();
             for passed in &message.passed {
@@ -229,6 +228,7 @@ impl Daemon {
                 bells.chain(opened.iter().map(|fd| fd.as_fd())).collect();
             let socket = connection.socket.as_fd();
             packet::send(socket, &message.bytes, &fds, SendFlags::DONTWAIT)?;
+            connection.in_flight += fds.len();
             self.portal.sent(id);
         }
         Ok(Sent::Batch)

@@ -197,15 +197,6 @@ impl Daemon {
             .count()
     }
 
-    /// The highest number of an open fd.
-    pub(crate) fn highest_file(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))
-            .expect("the daemon lives")
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .max()
-            .unwrap_or(0)
-    }
-
     /// Lets every id have a client once, so that its bells are there.
     pub(crate) fn warm(&self, peers: usize, vectors: usize) {
         let before = self.files();

@@ -1,21 +1,16 @@
-//! T15 and T16 at the Portal socket: clients that mean harm, and a host without file
-//! descriptors. After each, an honest client is served as before and the daemon
-//! holds what it held.
+//! T16 at the Portal socket: clients that mean harm. After each, an honest client is
+//! served as before and the daemon holds what it held.
 
 use crate::daemon::Daemon;
 use crate::daemon::until;
 use crate::portal::join;
-use crate::portal::options;
 use crate::portal::wait_until;
 use hv_shmem::doorbell::EventFd;
 use hv_shmem::layout::PeerId;
 use hv_shmem::name::Name;
 use hv_shmem::peers::PeerKind;
 use hv_shmem::peers::Rights;
-use portal_client::ClientError;
-use portal_client::Connection;
 use portal_client::Peer;
-use portal_client::RefusalCode;
 use portal_protocol::Join;
 use portal_protocol::MESSAGE_MAX;
 use portal_protocol::Reattach;
@@ -31,14 +26,11 @@ use rustix::net::SendFlags;
 use rustix::net::SocketAddrUnix;
 use rustix::net::SocketFlags;
 use rustix::net::SocketType;
-use rustix::process::Resource;
-use rustix::process::Rlimit;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -88,7 +80,6 @@ fn line(threat: &str, what: &str, control: &str, cases: u64, failures: u32) {
     feature = "negative_control_portal_broke",
     feature = "negative_control_portal_displaced",
     feature = "negative_control_portal_stall",
-    feature = "negative_control_spare",
 ))]
 fn fails(
     threat: &str,
@@ -336,86 +327,10 @@ fn stops_reading(_: u64) {
     served_as_before(&daemon, &mut honest, files);
 }
 
-const FILES: &str = "fd limit of the daemon moved one by one";
-/// Limits that one daemon is put through.
-const LIMITS: u64 = 24;
-
-fn set_limit(daemon: &Daemon, files: usize) {
-    let limit = Rlimit {
-        current: Some(files as u64),
-        maximum: Some(512),
-    };
-    rustix::process::prlimit(Some(daemon.pid()), Resource::Nofile, limit).expect("its parent may");
-}
-
-fn without_files(limits: u64) {
-    for _ in 0..limits.div_ceil(LIMITS) {
-        every_limit();
-    }
-}
-
-fn every_limit() {
-    let daemon = Daemon::lake("size=1048576,peers=8,sections=enforced");
-    let mut honest = join(&daemon, "honest");
-    let first = daemon.files();
-    let events = [(); 2].map(|()| Arc::new(EventFd::new().expect("an event")));
-    let (mut joined, mut refused) = (0, 0);
-    for room in 0..LIMITS as usize {
-        // A limit is one of numbers, and those in use have holes.
-        let limit = daemon.highest_file() + 1 + room;
-        set_limit(&daemon, limit);
-        let mut clients = Vec::new();
-        for number in 0..3 {
-            let options = options(&format!("client-{number}"));
-            let options = match number {
-                1 => options.own_bells(events.to_vec()),
-                _ => options,
-            };
-            let connection = match Connection::open(daemon.portal()) {
-                Ok(connection) => connection,
-                Err(ClientError::Lost) => {
-                    refused += 1;
-                    continue;
-                }
-                Err(error) => panic!("limit {limit}: {error}"),
-            };
-            match connection.join(&options) {
-                Ok(peer) => clients.push(peer),
-                Err(ClientError::Refused(refusal)) => {
-                    assert_eq!(refusal.code, RefusalCode::Resources, "{refusal}");
-                    assert!(
-                        refusal.text.contains("no file descriptor is left"),
-                        "{refusal}"
-                    );
-                    refused += 1;
-                }
-                Err(ClientError::Lost) => refused += 1,
-                Err(error) => panic!("limit {limit}: {error}"),
-            }
-        }
-        joined += clients.len();
-        for client in &clients {
-            assert!(client.ring(honest.id(), 1), "limit {limit}");
-            assert!(honest.bells()[1].take().expect("a bell"));
-        }
-        drop(clients);
-        set_limit(&daemon, 512);
-        until("the clients' fds came back", || daemon.files() == first);
-        wait_until(&mut honest, "all are missed", |h| h.neighbours().is_empty());
-    }
-    assert!(
-        joined > 0 && refused > 0,
-        "{joined} joined, {refused} refused"
-    );
-    served_as_before(&daemon, &mut honest, first);
-    println!("T15: {joined} joined, {refused} refused, 0 fds lost");
-}
-
 #[cfg(not(any(
     feature = "negative_control_portal_broke",
     feature = "negative_control_portal_displaced",
     feature = "negative_control_portal_stall",
-    feature = "negative_control_spare",
 )))]
 mod held {
     use super::*;
@@ -438,13 +353,6 @@ mod held {
     fn t16_portal_a_peer_that_never_reads_is_dropped() {
         stops_reading(1);
         line("T16", DEAF, "", 1, 0);
-    }
-
-    #[test]
-    fn t15_portal_without_file_descriptors_clients_are_refused() {
-        let limits = cases(LIMITS).min(10 * LIMITS).next_multiple_of(LIMITS);
-        without_files(limits);
-        line("T15", FILES, "", limits, 0);
     }
 }
 
@@ -482,11 +390,4 @@ fn control_t16_portal_stall() {
         1,
         stops_reading,
     );
-}
-
-#[cfg(feature = "negative_control_spare")]
-#[test]
-fn control_t15_portal_spare() {
-    let guard = "one fd is kept to turn clients away with";
-    fails("T15", FILES, guard, LIMITS, without_files);
 }
