@@ -41,6 +41,7 @@ echo 1 > $D/enable
 B0=$(bar 1); B1=$(bar 2); B2=$(bar 3)
 ST=0x$(word 68); RW=0x$(word 72); OUT=0x$(word 80)
 ME=$(($(get $B0)))
+section() { echo $B2+$ST+$RW+$OUT*$1; }
 ";
 
 /// Interrupts that came without anybody to handle them.
@@ -56,31 +57,33 @@ echo sections $ST $RW $OUT peer $ME of $(($(get $B0+4)))
 /// Vector 0 is interrupt 55h of CPU 0; state 1 says so to the other. It sees state 7
 /// with an interrupt, answers with state 2, sees state 0 with another.
 const SURVIVE: &str = "\
+OTHER=$B2+4*$((ME + 1))
 put $B1 0xfee00000; put $B1+4 0; put $B1+8 0x55; put $B1+12 0
 printf '\\006' | dd of=$D/config bs=1 seek=4 conv=notrunc 2>/dev/null
 printf '\\200' | dd of=$D/config bs=1 seek=91 conv=notrunc 2>/dev/null
 put $B0+8 1
 echo before $(irqs)
 put $B0+0x10 1
-until_is $B2+4 7
+until_is $OTHER 7
 echo state 7 after $(irqs)
 put $B0+0x10 2
-until_is $B2+4 0
+until_is $OTHER 0
 sleep 1
 echo state 0 after $(irqs)
-echo section $(get $B2+$ST+$RW)
+echo section $(get $(section $ME))
 ";
 
-/// Waits for the other, publishes state 7, waits for its answer, tries to write in the
-/// other's section, and is gone.
+/// Waits for the other, who has the number before, publishes state 7, waits for its
+/// answer, tries to write in the other's section, and is gone.
 const DIE: &str = "\
-until_is $B2 1
+OTHER=$((ME - 1))
+until_is $B2+4*$OTHER 1
 put $B0+0x10 7
-until_is $B2 2
-put $B2+$ST+$RW 0x5a5a
-echo section $(get $B2+$ST+$RW)
-put $B2+$ST+$RW+$OUT 0x1234
-echo own $(get $B2+$ST+$RW+$OUT)
+until_is $B2+4*$OTHER 2
+put $(section $OTHER) 0x5a5a
+echo section $(get $(section $OTHER))
+put $(section $ME) 0x1234
+echo own $(get $(section $ME))
 ";
 
 fn ivshmem_v2(lab: &Lab, vmm: Vmm) -> Passed {
@@ -105,7 +108,7 @@ fn ivshmem_v2(lab: &Lab, vmm: Vmm) -> Passed {
     };
     let look = said(0, "look")?;
     has(&look, "class 0xff4000 device 0x4106 capability 00185809")?;
-    has(&look, "peer 0 of 8")?;
+    has(&look, " of 8")?;
     let die = said(1, "die")?;
     has(&die, "section 0x00000000")?;
     has(&die, "own 0x00001234")?;
