@@ -35,6 +35,7 @@ use hv_shmem::doorbell::Bell as _;
 use hv_shmem::doorbell::Doorbell as _;
 use hv_shmem::layout::PeerId;
 use hv_shmem::own_section::RingSpec;
+use hv_shmem::peers::PeerKind;
 use hv_shmem::peers::PeerRecord;
 use hv_shmem::region::RegionError;
 use hv_shmem::region::RingError;
@@ -85,7 +86,8 @@ pub type Message = [u8; LINK_PAYLOAD];
 /// Whom to talk to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// Whoever comes first; when connecting, the only other peer.
+    /// Whoever comes first; when connecting, the only other machine, or the only other
+    /// peer where there is none.
     Any,
     /// A peer by number.
     Peer(PeerId),
@@ -600,7 +602,13 @@ impl Greeting {
 /// The peer to connect to, when it is there.
 fn choose(at: &Attachment, to: &Target) -> Result<Option<PeerRecord>, GuestError> {
     let others = at.others();
-    let mut matching = others.iter().filter(|r| to.is(r));
+    let mut matching: Vec<_> = others.iter().filter(|r| to.is(r)).collect();
+    let partition = |r: &&PeerRecord| r.who.is_some_and(|w| w.kind == PeerKind::Partition);
+    if *to == Target::Any && matching.iter().any(partition) {
+        // The host itself may be a peer: the other machine is meant.
+        matching.retain(partition);
+    }
+    let mut matching = matching.into_iter();
     let first = matching.next().copied();
     let told = |why: &str| GuestError::NoSuchPeer {
         region: at.region().header().name.as_str().to_owned(),

@@ -123,7 +123,7 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(crate) struct To {
-    /// The other peer, by number or name; not needed where there is only one.
+    /// The other peer, by number or name; not needed where there is only one machine.
     #[arg(long, value_name = "PEER", value_parser = target)]
     pub(crate) to: Option<Target>,
 }
