@@ -22,6 +22,8 @@ pub(crate) enum Place {
     Ram,
     /// Configuration space of bus 0.
     Ecam,
+    /// The IOMMU's registers.
+    Iommu,
     /// The interrupt controllers.
     Apic,
     /// Part of a region at a fixed address; index of the attachment.
@@ -80,6 +82,7 @@ impl AddressMap {
         match place {
             Place::Ram => "RAM".to_owned(),
             Place::Ecam => "the PCI configuration space".to_owned(),
+            Place::Iommu => "the IOMMU".to_owned(),
             Place::Apic => "the interrupt controllers".to_owned(),
             Place::Region { attachment, .. } => format!("region {attachment}"),
             Place::DeviceMemory { device, bar, .. } | Place::Registers { device, bar } => {

@@ -29,6 +29,8 @@ use crate::hv::HvVcpu;
 use crate::hv::Hypervisor;
 use crate::linux::COM1_INPUT;
 use crate::linux::LinuxBoot;
+use crate::linux::iommu::IOMMU_BYTES;
+use crate::linux::iommu::IOMMU_GPA;
 use crate::memory::HostMemory;
 use crate::memory::PAGE;
 use crate::partition::Parts;
@@ -108,6 +110,8 @@ pub struct PartitionBuilder {
     /// Most interrupts a second that one vector of a device may bring, however
     /// often it is rung; `None` leaves interrupts to the kernel, without a limit.
     pub interrupt_budget: Option<NonZeroU32>,
+    /// Whether a Linux guest has an IOMMU.
+    pub iommu: bool,
 }
 
 impl PartitionBuilder {
@@ -129,6 +133,7 @@ impl PartitionBuilder {
             members: Vec::new(),
             kernel_doorbells: true,
             interrupt_budget: None,
+            iommu: false,
         }
     }
 
@@ -246,6 +251,13 @@ impl PartitionBuilder {
     /// Allows or forbids the kernel's path for doorbells.
     pub fn kernel_doorbells(mut self, allowed: bool) -> Self {
         self.kernel_doorbells = allowed;
+        self
+    }
+
+    /// Gives a Linux guest an IOMMU, so that its user space gets MSI-X through VFIO. A
+    /// flat image has no use for it.
+    pub fn iommu(mut self, wanted: bool) -> Self {
+        self.iommu = wanted;
         self
     }
 
@@ -436,6 +448,9 @@ impl PartitionBuilder {
             }
         }
         map.insert(abi::ECAM_GPA, abi::ECAM_BYTES, Place::Ecam, false)?;
+        if self.iommu {
+            map.insert(IOMMU_GPA, IOMMU_BYTES, Place::Iommu, false)?;
+        }
         map.insert(abi::IOAPIC_GPA, PAGE, Place::Apic, false)?;
         map.insert(abi::LAPIC_GPA, PAGE, Place::Apic, false)?;
         for (attachment, at) in self.regions.iter().enumerate() {
@@ -489,6 +504,7 @@ impl PartitionBuilder {
                     image,
                     cmdline: &self.cmdline,
                     vcpus: self.vcpus,
+                    iommu: self.iommu,
                 }
                 .load(ram)?;
                 for vcpu in &mut vcpus {

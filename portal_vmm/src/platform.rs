@@ -23,6 +23,8 @@ use crate::guard::stands;
 use crate::hv::ExitHandler;
 use crate::hv::HvPartition;
 use crate::hv::StopCause;
+use crate::linux::iommu;
+use crate::linux::iommu::Iommu;
 use crate::linux::power;
 use crate::listener::Owner;
 use crate::pci;
@@ -144,6 +146,7 @@ pub(crate) struct Platform {
     slots: [Option<usize>; pci::SLOTS],
     uart: Mutex<Uart>,
     config_ports: Mutex<ConfigPorts>,
+    iommu: Mutex<Iommu>,
 }
 
 impl Platform {
@@ -165,7 +168,12 @@ impl Platform {
             devices: devices.into_iter().map(Mutex::new).collect(),
             uart: Mutex::new(uart),
             config_ports: Mutex::default(),
+            iommu: Mutex::default(),
         }
+    }
+
+    fn iommu(&self) -> MutexGuard<'_, Iommu> {
+        self.iommu.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn uart(&self) -> MutexGuard<'_, Uart> {
@@ -462,6 +470,20 @@ impl ExitHandler for VcpuPlatform {
                 },
             ) => self.register_read(*device, *bar, there, data),
             Some(Found {
+                place: Place::Iommu,
+                offset,
+                left,
+            }) => {
+                data.fill(0xFF);
+                let iommu = self.platform.iommu();
+                for piece in pci::pieces(*offset, clip(data.len(), *left), iommu::WORD) {
+                    if piece.len == iommu::WORD {
+                        pci::put(data, piece, iommu.read(piece.offset).into());
+                    }
+                }
+                Ok(())
+            }
+            Some(Found {
                 place: Place::Ecam,
                 offset,
                 left,
@@ -523,6 +545,20 @@ impl ExitHandler for VcpuPlatform {
                 offset,
                 ..
             }) => self.denied(*attachment, gpa, at.saturating_add(*offset)),
+            Some(Found {
+                place: Place::Iommu,
+                offset,
+                left,
+            }) => {
+                let mut iommu = self.platform.iommu();
+                for piece in pci::pieces(*offset, clip(data.len(), *left), iommu::WORD) {
+                    // A narrower store is to no register.
+                    if piece.len == iommu::WORD {
+                        iommu.write(piece.offset, pci::get(data, piece) as u32);
+                    }
+                }
+                Ok(())
+            }
             Some(Found {
                 place: Place::Ecam,
                 offset,

@@ -46,8 +46,13 @@ pub(crate) const fn first_guest(vmm: Vmm, name: &str) -> &str {
 
 /// A guest that hears doorbells as it can under this VMM.
 pub(crate) fn guest(name: &str, vmm: Vmm) -> Guest {
+    guest_with(name, bell(vmm))
+}
+
+/// A guest that hears doorbells in this way.
+pub(crate) fn guest_with(name: &str, bell: &str) -> Guest {
     let mut guest = Guest::new(name).ivshmem("lake");
-    if bell(vmm) == "vfio" {
+    if bell == "vfio" {
         guest.iommu = true;
         // The emulated IOMMU remaps no interrupts, which VFIO wants to be told.
         guest = guest

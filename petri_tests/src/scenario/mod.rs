@@ -10,9 +10,8 @@ mod pmem;
 mod returns;
 mod warp;
 
-pub(crate) use exchange::bell;
 pub(crate) use exchange::first_guest;
-pub(crate) use exchange::guest;
+pub(crate) use exchange::guest_with;
 pub(crate) use group::Group;
 
 use crate::ended::Passed;

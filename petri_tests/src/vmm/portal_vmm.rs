@@ -50,6 +50,9 @@ fn configuration(kernel: &Path, guests: &[GuestFiles<'_>], regions: &[Region]) -
             files.kernel_command_line(),
             files.console.display(),
         );
+        if guest.iommu {
+            text.push_str("iommu = true\n");
+        }
         for device in &guest.devices {
             let _ = writeln!(text, "[[partition.device]]");
             let _ = match device {

@@ -74,6 +74,8 @@ pub(crate) struct Partition {
     pub ram: Located<u64>,
     /// Most interrupts a second that a vector may bring.
     pub interrupt_budget: Option<Located<u64>>,
+    /// Whether a Linux guest has an IOMMU.
+    pub iommu: bool,
     /// What it runs.
     pub guest: Guest,
     /// Where its console's output goes.

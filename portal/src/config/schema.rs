@@ -170,6 +170,7 @@ fn partition(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Partiti
         flaws.push(ram.flaw(format!("{} is no multiple of 4 KiB", bytes(ram.value))));
     }
     let interrupt_budget = table.number("interrupt_budget", 1..INTERRUPT_BUDGET_MAX + 1, flaws);
+    let iommu = table.flag("iommu", flaws).is_some_and(|found| found.value);
     let guest = guest(&mut table, flaws);
     let console = console(&mut table, flaws);
     let on_reset = choice(&mut table, "on_reset", &["restart", "stop"], flaws);
@@ -187,6 +188,7 @@ fn partition(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Partiti
         vcpus,
         ram,
         interrupt_budget,
+        iommu,
         guest: guest?,
         console: console?,
         on_reset,

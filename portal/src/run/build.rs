@@ -249,6 +249,7 @@ fn assemble(
         .sandbox(sandbox)
         .console(console(config, folder)?)
         .deadline(Duration::MAX);
+    builder.iommu = config.iommu;
     builder.interrupt_budget = config
         .interrupt_budget
         .as_ref()

@@ -1,11 +1,12 @@
 //! ACPI tables by `acpi_tables` (ACPI 6.5, 5.2): RSDP, XSDT, FADT, MADT, MCFG and
-//! DSDT, one behind the other in the BIOS area.
+//! DSDT, one behind the other in the BIOS area; DMAR where there is an IOMMU.
 //!
 //! Hardware-reduced ACPI: there is no PIC, PIT, real-time clock, keyboard
 //! controller or ACPI timer, and the kernel is told not to look for them. Time
 //! comes from the hypervisor's clock.
 
 use super::dsdt;
+use super::iommu;
 use super::power;
 use acpi_tables::Aml;
 use acpi_tables::fadt::FADTBuilder;
@@ -38,7 +39,7 @@ const HEADER: u32 = 36;
 const NO_VGA_NO_CMOS: u16 = 1 << 2 | 1 << 5;
 
 /// Each table's address and bytes.
-pub(super) fn tables(vcpus: u32) -> Vec<(u64, Vec<u8>)> {
+pub(super) fn tables(vcpus: u32, iommu: bool) -> Vec<(u64, Vec<u8>)> {
     let mut at = RSDP_GPA + Rsdp::len() as u64;
     let mut placed = Vec::new();
     let mut place = |bytes: Vec<u8>| {
@@ -57,6 +58,12 @@ pub(super) fn tables(vcpus: u32) -> Vec<(u64, Vec<u8>)> {
     let mut config = MCFG::new(OEM, TABLE, REVISION);
     config.add_ecam(abi::ECAM_GPA, 0, 0, 0);
     root.add_entry(place(encoded(&config)));
+    if iommu {
+        let mut remapping = Sdt::new(*b"DMAR", HEADER, 1, OEM, TABLE, REVISION);
+        remapping.append_slice(&iommu::dmar_body());
+        remapping.update_checksum();
+        root.add_entry(place(remapping.as_slice().to_vec()));
+    }
     let root = place(encoded(&root));
     placed.push((RSDP_GPA, encoded(&Rsdp::new(OEM, root))));
     placed
@@ -112,7 +119,7 @@ mod tests {
     #[test]
     fn tables_add_up_to_zero_and_stay_in_the_bios_area() {
         let mut end = RSDP_GPA;
-        let mut tables = tables(abi::MAX_VCPUS);
+        let mut tables = tables(abi::MAX_VCPUS, true);
         tables.sort_unstable();
         for (gpa, bytes) in tables {
             assert!(gpa >= end, "{gpa:#x}");

@@ -8,6 +8,7 @@
 //! | memory map | `e820` |
 //! | ACPI tables and the description of devices | `acpi`, `dsdt` |
 //! | GDT and page tables at entry | `entry` |
+//! | an IOMMU, where one is wanted | `iommu` |
 //! | power-off and reset | `power` |
 //!
 //! The kernel's and the initrd's files come from whoever configures the partition:
@@ -18,6 +19,7 @@ mod acpi;
 mod dsdt;
 mod e820;
 mod entry;
+pub(crate) mod iommu;
 mod kernel;
 pub(crate) mod power;
 
@@ -73,6 +75,7 @@ impl LinuxImage {
             image: self,
             cmdline,
             vcpus: 1,
+            iommu: false,
         };
         let (_, low) = portal_boot_abi::low_ram(ram);
         let found = kernel::inspect(&boot, low)?;
@@ -107,6 +110,8 @@ pub(crate) struct LinuxBoot<'a> {
     pub(crate) image: &'a LinuxImage,
     pub(crate) cmdline: &'a str,
     pub(crate) vcpus: u32,
+    /// Whether there is an IOMMU.
+    pub(crate) iommu: bool,
 }
 
 impl LinuxBoot<'_> {
@@ -159,7 +164,7 @@ impl LinuxBoot<'_> {
         put(CMDLINE_GPA + self.cmdline.len() as u64, &[0])?;
         put(BOOT_PARAMS_GPA, params.as_slice())?;
         put(power::RESET_VECTOR_GPA, &power::RESET_VECTOR)?;
-        for (gpa, bytes) in acpi::tables(self.vcpus) {
+        for (gpa, bytes) in acpi::tables(self.vcpus, self.iommu) {
             put(gpa, &bytes)?;
         }
         for (gpa, bytes) in entry::tables() {
