@@ -450,17 +450,24 @@ impl Daemon {
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(Errno::MFILE) if self.spare.take().is_some() => {
                     let turned_away = rustix::net::accept_with(&listening.listener, flags);
-                    drop(turned_away);
+                    // The kernel looks for an fd before it looks for a client:
+                    // there may be none.
+                    let turned_away = turned_away.map(drop);
                     self.spare = spare();
-                    self.refuse_at(door, no_files());
+                    match turned_away {
+                        Ok(()) => self.refuse_at(door, no_files()),
+                        Err(Errno::AGAIN) => return,
+                        Err(errno) => return self.pause_for(index, door, errno),
+                    }
                 }
-                Err(errno) => {
-                    self.pause(index);
-                    self.refuse_at(door, format!("cannot accept it now: {errno}"));
-                    return;
-                }
+                Err(errno) => return self.pause_for(index, door, errno),
             }
         }
+    }
+
+    fn pause_for(&mut self, index: usize, door: Door, errno: Errno) {
+        self.pause(index);
+        self.refuse_at(door, format!("cannot accept it now: {errno}"));
     }
 
     fn let_in(&mut self, door: Door, socket: OwnedFd) {

@@ -192,6 +192,24 @@ impl Daemon {
         }
     }
 
+    fn withhold(&mut self, id: ClientId, errno: Errno) {
+        let refusal = no_descriptors(errno);
+        let reason = refusal.text.clone();
+        let gone = self.portal.withhold(&mut self.board, id, refusal);
+        let Some(key) = gone else {
+            let region = None;
+            return self.note(Notice::Refused { region, reason });
+        };
+        self.place(Client::Portal(id), None);
+        self.keep(key, None);
+        self.dirty_region(&key.region);
+        self.note(Notice::Left {
+            region: key.region,
+            peer: key.peer,
+            why: reason,
+        });
+    }
+
     pub(crate) fn send_portal(&mut self, id: ClientId) -> Result<Sent, Errno> {
         let client = Client::Portal(id);
         for _ in 0..SEND_BATCH {
@@ -212,14 +230,16 @@ impl Daemon {
                 connection.in_flight = 0;
             }
             // Held until the message is out.
-            let mut opened = Vec::new();
-            for passed in &message.passed {
-                if let Passed::Memory(region, piece, write) = passed {
-                    let memory = self.regions.iter().find(|r| r.name == *region);
-                    let memory = memory.ok_or(Errno::BADF)?;
-                    opened.push(memory.memory.piece(*piece, *write)?);
+            let opened = match open_memory(&self.regions, &message.passed) {
+                Ok(opened) => opened,
+                // There was room when it asked. Waiting for it would keep a client
+                // without an answer.
+                Err(errno @ (Errno::MFILE | Errno::NFILE)) => {
+                    self.withhold(id, errno);
+                    continue;
                 }
-            }
+                Err(errno) => return Err(errno),
+            };
             let bells = message.passed.iter().filter_map(|passed| match passed {
                 Passed::Bell(bell) => Some(bell.as_fd()),
                 Passed::Memory(..) => None,
@@ -233,6 +253,19 @@ impl Daemon {
         }
         Ok(Sent::Batch)
     }
+}
+
+/// Opens the memory that a message passes.
+fn open_memory(regions: &[Served], passed: &[Passed<Arc<EventFd>>]) -> Result<Vec<OwnedFd>, Errno> {
+    let mut opened = Vec::new();
+    for passed in passed {
+        if let Passed::Memory(region, piece, write) = passed {
+            let found = regions.iter().find(|r| r.name == *region);
+            let found = found.ok_or(Errno::BADF)?;
+            opened.push(found.memory.piece(*piece, *write)?);
+        }
+    }
+    Ok(opened)
 }
 
 /// This process, as the protocol sees it.

@@ -472,7 +472,8 @@ pub enum Reply {
     Current,
     /// Ready, quiesce or leave: done.
     Done,
-    /// The request is refused; nothing has changed.
+    /// The request is refused; nothing has changed. In the place of a
+    /// [`Reply::Memory`]: it cannot be sent any more, and who was joining is no peer.
     Refused(Refusal),
     /// A piece of the inspect tree, which is JSON in UTF-8.
     Tree {

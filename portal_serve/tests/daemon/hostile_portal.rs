@@ -1,19 +1,25 @@
-//! T16 at the Portal socket: clients that mean harm. After each, an honest client is
-//! served as before and the daemon holds what it held.
+//! T15 and T16 at the Portal socket: clients that mean harm, and a host without file
+//! descriptors. After each, an honest client is served as before and the daemon
+//! holds what it held.
 
 use crate::daemon::Daemon;
 use crate::daemon::until;
 use crate::portal::join;
+use crate::portal::options;
 use crate::portal::wait_until;
 use hv_shmem::doorbell::EventFd;
 use hv_shmem::layout::PeerId;
 use hv_shmem::name::Name;
 use hv_shmem::peers::PeerKind;
 use hv_shmem::peers::Rights;
+use portal_client::ClientError;
+use portal_client::Connection;
 use portal_client::Peer;
+use portal_client::RefusalCode;
 use portal_protocol::Join;
 use portal_protocol::MESSAGE_MAX;
 use portal_protocol::Reattach;
+use portal_protocol::Reply;
 use portal_protocol::Request;
 use portal_protocol::Token;
 use portal_protocol::VERSION;
@@ -26,11 +32,15 @@ use rustix::net::SendFlags;
 use rustix::net::SocketAddrUnix;
 use rustix::net::SocketFlags;
 use rustix::net::SocketType;
+use rustix::process::Resource;
+use rustix::process::Rlimit;
+use rustix::process::Signal;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -80,6 +90,7 @@ fn line(threat: &str, what: &str, control: &str, cases: u64, failures: u32) {
     feature = "negative_control_portal_broke",
     feature = "negative_control_portal_displaced",
     feature = "negative_control_portal_stall",
+    feature = "negative_control_spare",
 ))]
 fn fails(
     threat: &str,
@@ -327,10 +338,147 @@ fn stops_reading(_: u64) {
     served_as_before(&daemon, &mut honest, files);
 }
 
+fn set_limit(daemon: &Daemon, files: usize) {
+    let limit = Rlimit {
+        current: Some(files as u64),
+        maximum: Some(512),
+    };
+    rustix::process::prlimit(Some(daemon.pid()), Resource::Nofile, limit).expect("its parent may");
+}
+
+const FILES: &str = "fd limit of the daemon moved one by one";
+
+/// Clients at each limit: they bring their own events, or get those of the daemon.
+const CLIENTS: usize = 3;
+
+/// Limits that a daemon is put through, from below what is in use (numbers have
+/// holes): what three clients take and the memory of a joining one, and to spare.
+const LIMITS_EACH: usize = 4 + CLIENTS * 3 + 10 + 2;
+
+/// One piece of memory, and one a section.
+const REGIONS: [&str; 2] = ["vectors=2,leaves=announced", "sections=enforced"];
+
+/// Limits of one round.
+const LIMITS: u64 = (REGIONS.len() * LIMITS_EACH) as u64;
+
+fn without_file_descriptors(limits: u64) {
+    for _ in 0..limits.div_ceil(LIMITS) {
+        for keys in REGIONS {
+            every_limit(keys);
+        }
+    }
+}
+
+fn try_join(daemon: &Daemon, number: usize) -> Result<Peer, ClientError> {
+    let options = options(&format!("client-{number}"));
+    let event = || Arc::new(EventFd::new().expect("an event"));
+    let options = match number % 2 {
+        0 => options,
+        _ => options.own_bells(vec![event(), event()]),
+    };
+    Connection::open(daemon.portal())?.join(&options)
+}
+
+fn every_limit(keys: &str) {
+    let daemon = Daemon::lake(&format!("size=1048576,peers=8,{keys}"));
+    let mut honest = join(&daemon, "honest");
+    let files = daemon.files();
+    let (mut joined, mut refused) = (0, 0);
+    for limit in (files - 4..).take(LIMITS_EACH) {
+        set_limit(&daemon, limit);
+        let mut clients = Vec::new();
+        for number in 0..CLIENTS {
+            match try_join(&daemon, number) {
+                Ok(client) => clients.push(client),
+                Err(ClientError::Lost) => refused += 1,
+                Err(ClientError::Refused(r)) if r.code == RefusalCode::Resources => refused += 1,
+                Err(other) => panic!("{keys}, limit {limit}, {files} fds: {other}"),
+            }
+        }
+        let all = limit < files + LIMITS_EACH - 5 || clients.len() == CLIENTS;
+        assert!(all, "{keys}, limit {limit}: {} joined", clients.len());
+        joined += clients.len();
+        for client in clients {
+            let id = client.id();
+            wait_until(&mut honest, "it is announced", |h| {
+                let found = h.neighbours().get(&id);
+                found.is_some_and(|n| n.epoch == client.epoch())
+            });
+            assert!(client.ring(honest.id(), 1) && honest.bells()[1].take().expect("a bell"));
+            assert!(honest.ring(id, 1) && client.bells()[1].take().expect("a bell"));
+            client.leave().expect("may");
+        }
+        wait_until(&mut honest, "nobody else is left", |h| {
+            h.neighbours().is_empty()
+        });
+        until("the clients' fds came back", || daemon.files() == files);
+    }
+    assert!(
+        joined > 0 && refused > 0,
+        "{joined} joined, {refused} refused"
+    );
+    let log = daemon.log();
+    assert!(log.contains("no file descriptor is left"), "{log}");
+    set_limit(&daemon, 512);
+    served_as_before(&daemon, &mut honest, files);
+}
+
+fn hear(socket: &OwnedFd) -> Option<Reply> {
+    let mut buffer = [0; MESSAGE_MAX + 1];
+    let heard = packet::receive(socket.as_fd(), &mut buffer, RecvFlags::empty());
+    match heard.expect("an answer") {
+        packet::Received { len: 0, .. } => None,
+        heard => Some(Reply::decode(&buffer[..heard.len], heard.fds.len()).expect("a message")),
+    }
+}
+
+/// A client joins, and before its memory goes out another one takes the fd for it.
+/// Whether it was let in and then refused.
+fn loses_the_race(daemon: &Daemon) -> bool {
+    let socket = connect(daemon);
+    send(&socket, &hello(), &[]);
+    if !matches!(hear(&socket), Some(Reply::Welcome { .. })) {
+        return false;
+    }
+    let join = Request::Join(Join {
+        region: Name::new("lake").expect("a name"),
+        name: Name::new("late").expect("a name"),
+        kind: PeerKind::HostProcess,
+        rights: Rights::READ.and(Rights::RING),
+        id: None,
+        vectors: 2,
+        own: false,
+    });
+    // It finds both at once: the request first, then the newcomer.
+    let signal = |signal| rustix::process::kill_process(daemon.pid(), signal).expect("lives");
+    signal(Signal::STOP);
+    std::thread::sleep(Duration::from_millis(20));
+    send(&socket, &join.encode(), &[]);
+    let _newcomer = connect(daemon);
+    signal(Signal::CONT);
+    let Some(Reply::Admitted(_)) = hear(&socket) else {
+        return false;
+    };
+    match hear(&socket) {
+        Some(Reply::Memory(_)) => false,
+        Some(Reply::Refused(refusal)) => {
+            assert_eq!(refusal.code, RefusalCode::Resources, "{refusal}");
+            // It is no peer, and may ask again.
+            send(&socket, &Request::Ready.encode(), &[]);
+            let answer = hear(&socket);
+            let no_peer = |r: &Reply| matches!(r, Reply::Refused(r) if r.code == RefusalCode::Step);
+            assert!(answer.as_ref().is_some_and(no_peer), "{answer:?}");
+            true
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 #[cfg(not(any(
     feature = "negative_control_portal_broke",
     feature = "negative_control_portal_displaced",
     feature = "negative_control_portal_stall",
+    feature = "negative_control_spare",
 )))]
 mod held {
     use super::*;
@@ -354,6 +502,41 @@ mod held {
         stops_reading(1);
         line("T16", DEAF, "", 1, 0);
     }
+
+    #[test]
+    fn t15_portal_without_file_descriptors_clients_are_refused_and_the_daemon_goes_on() {
+        let limits = cases(LIMITS).next_multiple_of(LIMITS);
+        without_file_descriptors(limits);
+        line("T15", FILES, "", limits, 0);
+    }
+
+    #[test]
+    fn t15_portal_a_client_whose_memory_cannot_be_opened_any_more_is_refused() {
+        let daemon = Daemon::lake("size=1048576,peers=8,sections=enforced");
+        let mut honest = join(&daemon, "honest");
+        let files = daemon.files();
+        let mut lost = 0;
+        for limit in files..files + LIMITS_EACH {
+            set_limit(&daemon, limit);
+            lost += u32::from(loses_the_race(&daemon));
+            until("the clients' fds came back", || daemon.files() == files);
+        }
+        assert!(lost > 0, "the newcomer never took what the other needed");
+        set_limit(&daemon, 512);
+        served_as_before(&daemon, &mut honest, files);
+    }
+}
+
+#[cfg(feature = "negative_control_spare")]
+#[test]
+fn control_t15_portal_spare() {
+    fails(
+        "T15",
+        FILES,
+        "one fd is kept to turn clients away with",
+        LIMITS,
+        without_file_descriptors,
+    );
 }
 
 #[cfg(feature = "negative_control_portal_broke")]

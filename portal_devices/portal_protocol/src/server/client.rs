@@ -179,6 +179,19 @@ impl<B: Clone> Client<B> {
         self.blocked = None;
     }
 
+    /// Puts a refusal in the place of the memory that is to be sent now and of what
+    /// is left of it. Its key, if it was joining: it is no peer any more.
+    pub(super) fn withhold(&mut self, refusal: Refusal) -> Option<PeerKey> {
+        self.next = Some(bare(&Reply::Refused(refusal)));
+        if matches!(self.answer, Some(Answer::Memory { .. })) {
+            self.answer = None;
+        }
+        let joins = matches!(self.telling, Telling::Present(_));
+        let key = self.key().filter(|_| joins)?;
+        self.leave();
+        Some(key)
+    }
+
     fn compute<M: SharedMem>(&mut self, board: &mut Switchboard<M, B>) -> Option<Outgoing<B>> {
         if let Some(answer) = self.answer.take() {
             let (outgoing, rest) = self.piece_of(answer);

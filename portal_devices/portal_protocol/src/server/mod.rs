@@ -399,7 +399,6 @@ impl<B: Clone> Server<B> {
         let peer = board
             .consider(&join.region, &asked, join.vectors.into())
             .map_err(|e| refusals::of_admission(&e))?;
-        let pieces = host.pieces(&join.region)?;
         let token = host.token()?;
         let (bells, given) = if join.own {
             let passed_on = host.take(&join.region, peer, &brought)?;
@@ -408,6 +407,8 @@ impl<B: Clone> Server<B> {
             let made = host.bells(&join.region, peer, join.vectors)?;
             (made.clone(), made)
         };
+        // After its bells are there: they may have taken what this needs.
+        let pieces = host.pieces(&join.region)?;
         let admission = Admission {
             name: join.name,
             kind: join.kind,
@@ -529,6 +530,22 @@ impl<B: Clone> Server<B> {
         if let Some(client) = self.clients.get_mut(&client) {
             client.sent();
         }
+    }
+
+    /// The memory in the message that is to be sent now cannot be opened: the client
+    /// is told this refusal in its place. A client that was joining and has not been
+    /// told of everybody is no peer any more; which one it was.
+    pub fn withhold<M: SharedMem>(
+        &mut self,
+        board: &mut Switchboard<M, B>,
+        client: ClientId,
+        refusal: Refusal,
+    ) -> Option<PeerKey> {
+        self.counters.refused.bump();
+        let key = self.clients.get_mut(&client)?.withhold(refusal)?;
+        // A key from this table is live until here: only this takes it out.
+        let _ = board.gone(&key);
+        Some(key)
     }
 
     /// The message could not go out: the client's buffer is full.
