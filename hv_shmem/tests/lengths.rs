@@ -233,7 +233,8 @@ const BLOCKS: [u64; 14] = [
 /// resolves reaches into no other span and not past its own block.
 fn spans(wanted: u64) -> (u64, u64) {
     const READER: PeerId = PeerId(1);
-    const BYTES: u64 = 1 << 20;
+    // All the blocks of a round may be of the largest kind.
+    const BYTES: u64 = 8 << 20;
     let mem = HeapMem::new(BYTES);
     let place = ArenaPlace {
         mem,
