@@ -511,7 +511,7 @@ mod held {
     }
 
     #[test]
-    fn t15_portal_a_client_whose_memory_cannot_be_opened_any_more_is_refused() {
+    fn a_client_whose_memory_cannot_be_opened_any_more_is_refused() {
         let daemon = Daemon::lake("size=1048576,peers=8,sections=enforced");
         let mut honest = join(&daemon, "honest");
         let files = daemon.files();
