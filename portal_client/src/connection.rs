@@ -173,8 +173,10 @@ impl Link {
             Ok(()) => Ok(()),
             // One request at a time: there is always room at a switchboard that
             // lives.
-            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN | Errno::AGAIN) => {
-                Err(ClientError::Lost)
+            Err(Errno::AGAIN) => Err(ClientError::Lost),
+            // It hung up, perhaps with a reason that has not been read yet.
+            Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => {
+                Err(self.answer().err().unwrap_or(ClientError::Lost))
             }
             Err(errno) => Err(ClientError::Os {
                 what: "send to the switchboard",

@@ -64,9 +64,24 @@ pub type Buffer = [u8; MESSAGE_MAX + 1];
 
 /// Receives one message.
 ///
+/// An end that hangs up with something unread resets the connection, and Linux tells of
+/// the reset once, before what that end had sent: a refusal would be lost. So a reset is
+/// read past: what was sent comes first, then the end of the connection.
+///
 /// # Errors
 /// The kernel's.
 pub fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut Buffer,
+    flags: RecvFlags,
+) -> Result<Received, Errno> {
+    match receive_once(socket, buffer, flags) {
+        Err(Errno::CONNRESET) => receive_once(socket, buffer, flags),
+        received => received,
+    }
+}
+
+fn receive_once(
     socket: BorrowedFd<'_>,
     buffer: &mut Buffer,
     flags: RecvFlags,
@@ -90,4 +105,28 @@ pub fn receive(
         fds,
         fds_missing: got.flags.contains(ReturnFlags::CTRUNC),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::AddressFamily;
+    use rustix::net::SocketFlags;
+    use rustix::net::SocketType;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn what_was_said_before_hanging_up_is_heard() {
+        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+        let (ours, theirs) =
+            rustix::net::socketpair(family, kind, SocketFlags::CLOEXEC, None).expect("sockets");
+        send(ours.as_fd(), b"hello", &[], SendFlags::empty()).expect("room");
+        send(theirs.as_fd(), b"refused", &[], SendFlags::empty()).expect("room");
+        // With our greeting unread: a reset.
+        drop(theirs);
+        let mut buffer = [0; MESSAGE_MAX + 1];
+        let mut hear = || receive(ours.as_fd(), &mut buffer, RecvFlags::empty()).map(|r| r.len);
+        assert_eq!(hear(), Ok("refused".len()));
+        assert_eq!(hear(), Ok(0));
+    }
 }
