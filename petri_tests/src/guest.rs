@@ -125,7 +125,7 @@ impl Guest {
             .map_err(failed)?;
         let names: Vec<&str> = self.modules.iter().map(String::as_str).collect();
         let mut load = String::new();
-        for file in in_load_order(&programs.debian.modules, &names).map_err(failed)? {
+        for file in in_load_order(&programs.debian.guest_kernel.modules, &names).map_err(failed)? {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             files
                 .copy(&format!("modules/{name}"), &file)

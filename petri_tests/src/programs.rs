@@ -5,6 +5,7 @@
 //! or fetched, and inside L1, where they are at fixed paths.
 
 use crate::lab::Artifacts;
+use crate::lab::Kernel;
 use crate::lab::LabError;
 use crate::lab::file_error;
 use serde::Deserialize;
@@ -111,11 +112,15 @@ impl Programs {
     /// Where they are inside L1.
     pub fn inside() -> Self {
         let at = |name: &str| Path::new(INSIDE).join(name);
+        let kernel = Kernel {
+            image: at("kernel"),
+            modules: at("modules"),
+        };
         Self {
             debian: Artifacts {
                 qemu: at("qemu-system-x86_64"),
-                kernel: at("kernel"),
-                modules: at("modules"),
+                kernel: kernel.clone(),
+                guest_kernel: kernel,
                 busybox: "/bin/busybox".into(),
             },
             portal: at("portal"),

@@ -253,7 +253,7 @@ fn machine(
 pub fn equipped(programs: &Programs, lab: &Path) -> Result<Machine, LabError> {
     let mut machine = Machine::new(programs.debian.clone())?;
     machine.modules(MODULES)?.memory(MEMORY_MIB);
-    machine.modules_as_files(&format!("{INSIDE}/modules"), GUEST_MODULES)?;
+    machine.guest_modules(&format!("{INSIDE}/modules"), GUEST_MODULES)?;
     let put = |name: &str| format!("{}/{name}", INSIDE.trim_start_matches('/'));
     let mut brought = vec![
         ("portal-lab", lab),
@@ -277,7 +277,7 @@ pub fn equipped(programs: &Programs, lab: &Path) -> Result<Machine, LabError> {
     }
     machine
         .files()
-        .copy(&put("kernel"), &programs.debian.kernel)?;
+        .copy(&put("kernel"), &programs.debian.guest_kernel.image)?;
     for name in FIRMWARE {
         let found = FIRMWARE_FOLDERS
             .iter()

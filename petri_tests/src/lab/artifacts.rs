@@ -3,6 +3,9 @@
 //! Kernel and busybox are unpacked (not installed) into a cache folder:
 //! `PORTAL_LAB_CACHE`, else `$XDG_CACHE_HOME/portal-lab`, else
 //! `~/.cache/portal-lab`. QEMU has to be installed; as root the lab does that.
+//!
+//! `PORTAL_LAB_GUEST_KERNEL` names another kernel package of Debian, which guests run
+//! in place of the lab's own: `linux-image-6.12-cloud-amd64`.
 
 use super::LabError;
 use super::file_error;
@@ -12,21 +15,40 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
-/// The kernel package that depends on the newest cloud kernel.
+/// The kernel package that depends on the newest cloud kernel of the release.
 const KERNEL: &str = "linux-image-cloud-amd64";
 const QEMU: &str = "qemu-system-x86_64";
+/// Names the kernel package of guests.
+const GUEST_KERNEL: &str = "PORTAL_LAB_GUEST_KERNEL";
+/// Compressed modules that one `xz` is given.
+const A_BATCH: usize = 500;
+
+/// A kernel of Debian.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    /// A bzImage.
+    pub image: PathBuf,
+    /// The folder with its modules (`.ko` files, at any depth) and, where it has
+    /// built some of those in, their list (`modules.builtin`).
+    pub modules: PathBuf,
+}
 
 /// Files of other people that the lab runs on.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
     /// The QEMU program.
     pub qemu: PathBuf,
-    /// A bzImage.
-    pub kernel: PathBuf,
-    /// The folder with that kernel's modules (`.ko` files, at any depth).
-    pub modules: PathBuf,
+    /// What L1 runs.
+    pub kernel: Kernel,
+    /// What guests run: the same, unless `PORTAL_LAB_GUEST_KERNEL` names another.
+    pub guest_kernel: Kernel,
     /// A static busybox.
     pub busybox: PathBuf,
+}
+
+/// Whether guests run another kernel than the lab itself.
+pub fn has_guest_kernel() -> bool {
+    from(GUEST_KERNEL).is_some()
 }
 
 impl Artifacts {
@@ -46,23 +68,45 @@ impl Artifacts {
         if !busybox.exists() {
             unpack("busybox-static", &cache, "busybox")?;
         }
-        let kernel_root = cache.join("kernel");
-        if !kernel_root.exists() {
-            unpack(&newest_kernel()?, &cache, "kernel")?;
-        }
-        let kernel = only_entry(&kernel_root.join("boot"), "vmlinuz-")?;
-        let modules = only_entry(&kernel_root.join("lib/modules"), "")?;
+        let kernel = unpacked_kernel(KERNEL, &cache, "kernel")?;
+        let guest_kernel = match from(GUEST_KERNEL) {
+            Some(package) => {
+                let package = package.to_string_lossy();
+                if !package.starts_with("linux-image-") || package.contains('/') {
+                    let what = format!("{GUEST_KERNEL}={package} is no kernel package");
+                    return Err(missing(what, "name one as linux-image-6.12-cloud-amd64"));
+                }
+                unpacked_kernel(&package, &cache, &package)?
+            }
+            None => kernel.clone(),
+        };
         Ok(Self {
             qemu,
             kernel,
-            modules,
+            guest_kernel,
             busybox,
         })
     }
 }
 
+/// A variable of the environment that says something.
+fn from(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|v| !v.is_empty())
+}
+
+/// The kernel of a package, unpacked into `cache/name`.
+fn unpacked_kernel(package: &str, cache: &Path, name: &str) -> Result<Kernel, LabError> {
+    let root = cache.join(name);
+    if !root.exists() {
+        unpack(&image_package(package)?, cache, name)?;
+    }
+    Ok(Kernel {
+        image: only_entry(&root.join("boot"), "vmlinuz-")?,
+        modules: only_entry(&root.join("lib/modules"), "")?,
+    })
+}
+
 fn cache_folder() -> Result<PathBuf, LabError> {
-    let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
     if let Some(folder) = from("PORTAL_LAB_CACHE") {
         return Ok(folder.into());
     }
@@ -106,21 +150,26 @@ fn in_path(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// The name of the package that holds the newest cloud kernel.
-fn newest_kernel() -> Result<String, LabError> {
+/// The name of the package with the kernel that `package` stands for: the newest of
+/// its kind, or itself.
+fn image_package(package: &str) -> Result<String, LabError> {
     let depends = || {
-        let out = Command::new("apt-cache").args(["depends", KERNEL]).output();
-        let out = String::from_utf8(out.ok()?.stdout).ok()?;
-        out.split_whitespace()
-            .find(|word| word.starts_with("linux-image-") && *word != KERNEL)
-            .map(str::to_owned)
+        let out = Command::new("apt-cache")
+            .args(["depends", package])
+            .output();
+        let out = out.ok().filter(|out| out.status.success())?;
+        let out = String::from_utf8(out.stdout).ok()?;
+        let mut words = out.split_whitespace();
+        words.next()?;
+        let image = words.find(|word| word.starts_with("linux-image-") && *word != package);
+        Some(image.unwrap_or(package).to_owned())
     };
     depends()
         .or_else(|| {
             let _ = quiet(Command::new("apt-get").args(["update", "-qq"]));
             depends()
         })
-        .ok_or_else(|| missing(format!("no package {KERNEL}"), "a Debian host has it"))
+        .ok_or_else(|| missing(format!("no package {package}"), "a Debian host has it"))
 }
 
 /// Downloads a package and unpacks it into `cache/name`, whole or not at all.
@@ -150,8 +199,37 @@ fn unpack(package: &str, cache: &Path, name: &str) -> Result<(), LabError> {
             "check `dpkg -x` by hand",
         ));
     }
+    decompress_modules(&into)?;
     let target = cache.join(name);
     fs::rename(&into, &target).map_err(file_error(target))
+}
+
+/// Replaces compressed modules (`.ko.xz`, from Debian's 6.12 on), which busybox cannot
+/// load.
+fn decompress_modules(folder: &Path) -> Result<(), LabError> {
+    let mut compressed = Vec::new();
+    files_below(folder, ".ko.xz", &mut compressed)?;
+    for files in compressed.chunks(A_BATCH) {
+        if !quiet(Command::new("xz").arg("-d").args(files)) {
+            return Err(missing(
+                "modules are compressed and cannot be decompressed",
+                "apt-get install xz-utils",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn files_below(folder: &Path, end: &str, found: &mut Vec<PathBuf>) -> Result<(), LabError> {
+    for entry in fs::read_dir(folder).map_err(file_error(folder))?.flatten() {
+        let kind = entry.file_type();
+        if kind.as_ref().is_ok_and(fs::FileType::is_dir) {
+            files_below(&entry.path(), end, found)?;
+        } else if entry.file_name().to_string_lossy().ends_with(end) {
+            found.push(entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// The one entry of `folder` whose name starts with `prefix` and is not a folder

@@ -5,6 +5,7 @@
 //! `##end NAME STATUS` lines.
 
 use super::Artifacts;
+use super::BUILT_IN;
 use super::Initramfs;
 use super::LabError;
 use super::file_error;
@@ -106,7 +107,7 @@ impl Machine {
     /// # Errors
     /// [`LabError::Module`].
     pub fn modules(&mut self, names: &[&str]) -> Result<&mut Self, LabError> {
-        for file in in_load_order(&self.artifacts.modules, names)? {
+        for file in in_load_order(&self.artifacts.kernel.modules, names)? {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             let path = format!("modules/{name}");
             if !self.modules.contains(&path) {
@@ -117,13 +118,15 @@ impl Machine {
         Ok(self)
     }
 
-    /// Puts these kernel modules, and what they need, into a folder and does not load
-    /// them.
+    /// Puts these modules of the guests' kernel, and what they need, into a folder: for
+    /// guests to load.
     ///
     /// # Errors
     /// [`LabError::Module`].
-    pub fn modules_as_files(&mut self, folder: &str, names: &[&str]) -> Result<(), LabError> {
-        for file in in_load_order(&self.artifacts.modules, names)? {
+    pub fn guest_modules(&mut self, folder: &str, names: &[&str]) -> Result<(), LabError> {
+        let modules = &self.artifacts.guest_kernel.modules;
+        let list = Some(modules.join(BUILT_IN)).filter(|list| list.exists());
+        for file in in_load_order(modules, names)?.into_iter().chain(list) {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             let path = format!("{}/{name}", folder.trim_start_matches('/'));
             self.files.copy(&path, &file)?;
@@ -180,7 +183,7 @@ impl Machine {
             .args(["-smp", &self.cpus.to_string()])
             .args(["-m", &format!("{}M", self.memory_mib)])
             .arg("-kernel")
-            .arg(&self.artifacts.kernel)
+            .arg(&self.artifacts.kernel.image)
             .arg("-initrd")
             .arg(&initrd)
             .args(["-append", "console=ttyS0 quiet panic=-1 no_timer_check"])

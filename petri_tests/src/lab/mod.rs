@@ -14,11 +14,14 @@ mod modules;
 mod place;
 
 pub use artifacts::Artifacts;
+pub use artifacts::Kernel;
+pub use artifacts::has_guest_kernel;
 pub use initramfs::Initramfs;
 pub use machine::Job;
 pub use machine::JobResult;
 pub use machine::Machine;
 pub use machine::MachineReport;
+pub use modules::BUILT_IN;
 pub use modules::in_load_order;
 pub use place::Lab;
 

@@ -1,30 +1,44 @@
 //! Kernel modules in the order in which they have to be loaded.
 //!
 //! The package has no `modules.dep`; each module names what it needs in its
-//! `.modinfo` section (`depends=a,b`).
+//! `.modinfo` section (`depends=a,b`), which never are those that the kernel has built
+//! in. Those are listed in `modules.builtin`, a path a line.
 
 use super::LabError;
 use super::file_error;
 use object::Object as _;
 use object::ObjectSection as _;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 
-/// The files of `wanted` modules and of all that they need, needed ones first.
-/// A name that the kernel has built in is not a file and is not asked for.
+/// The file with the modules that a kernel has built in.
+pub const BUILT_IN: &str = "modules.builtin";
+
+/// The files of `wanted` modules and of all that they need, needed ones first,
+/// without those that the kernel has built in.
 ///
 /// # Errors
 /// [`LabError::Module`] when one is not below `folder` or cannot be read.
 pub fn in_load_order(folder: &Path, wanted: &[&str]) -> Result<Vec<PathBuf>, LabError> {
     let mut files = HashMap::new();
     collect(folder, &mut files)?;
+    let built_in = built_in(folder);
     let mut order = Vec::new();
-    for name in wanted {
-        add(&canonical(name), &files, &mut order)?;
+    for name in wanted.iter().map(|name| canonical(name)) {
+        if !built_in.contains(&name) {
+            add(&name, &files, &mut order)?;
+        }
     }
     Ok(order)
+}
+
+fn built_in(folder: &Path) -> HashSet<String> {
+    let list = fs::read_to_string(folder.join(BUILT_IN)).unwrap_or_default();
+    let name = |line: &str| Some(canonical(line.rsplit('/').next()?.strip_suffix(".ko")?));
+    list.lines().filter_map(name).collect()
 }
 
 /// `-` and `_` are the same in a module's name.

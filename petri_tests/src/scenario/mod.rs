@@ -7,6 +7,7 @@ mod group;
 mod host_process;
 mod ivshmem2;
 mod pmem;
+mod pmem_rings;
 mod returns;
 mod warp;
 
@@ -53,7 +54,7 @@ pub const ALL: &[Scenario] = &[
     exchange::IVSHMEM_V1,
     ivshmem2::IVSHMEM_V2,
     pmem::PMEM_DAX,
-    pmem::PMEM_EXCHANGE,
+    pmem_rings::PMEM_EXCHANGE,
     returns::KILLED_GUEST,
     host_process::GUESTS_AND_HOST,
     host_process::THREE_KINDS,

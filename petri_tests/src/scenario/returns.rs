@@ -27,7 +27,7 @@ pub(super) const KILLED_GUEST: Scenario = Scenario {
 };
 
 /// Exit status with which `portal-guest` says that the other peer is gone.
-const PEER_LOST: i32 = 5;
+pub(super) const PEER_LOST: i32 = 5;
 
 fn killed_guest(lab: &Lab, vmm: Vmm) -> Passed {
     let program = format!("portal-guest --json --region lake --bell {}", bell(vmm));

@@ -26,7 +26,7 @@ pub(super) fn start(lab: &Lab, files: &GuestFiles<'_>, regions: &[Region]) -> Pa
         .args(["-c", "exec \"$@\" </dev/console", "sh"])
         .arg(program)
         .args(["--hv", "--single-process", "--kernel"])
-        .arg(&lab.programs.debian.kernel)
+        .arg(&lab.programs.debian.guest_kernel.image)
         .arg("--initrd")
         .arg(&files.initrd)
         .args(["-c", &files.kernel_command_line()])

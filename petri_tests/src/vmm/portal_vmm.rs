@@ -18,7 +18,7 @@ pub(super) fn start(lab: &Lab, guests: &[GuestFiles<'_>], regions: &[Region]) ->
     let names: Vec<&str> = guests.iter().map(|g| g.guest.name.as_str()).collect();
     let name = format!("portal-{}", names.join("-"));
     let path = lab.folder.join(format!("{name}.toml"));
-    let text = configuration(&lab.programs.debian.kernel, guests, regions)?;
+    let text = configuration(&lab.programs.debian.guest_kernel.image, guests, regions)?;
     fs::write(&path, text).map_err(NotPassed::of_file(&path))?;
     let mut portal = Command::new(&lab.programs.portal);
     portal.arg("run").arg(&path);

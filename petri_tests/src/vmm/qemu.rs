@@ -33,7 +33,7 @@ pub(super) fn start(lab: &Lab, files: &GuestFiles<'_>, regions: &[Region]) -> Pa
         .args(["-smp", &guest.cpus.to_string()])
         .args(["-m", &format!("{}M{room}", guest.ram_mib)])
         .arg("-kernel")
-        .arg(&lab.programs.debian.kernel)
+        .arg(&lab.programs.debian.guest_kernel.image)
         .arg("-initrd")
         .arg(&files.initrd)
         .args(["-append", &files.kernel_command_line()])
