@@ -469,6 +469,12 @@ fn a_pmem_file_is_whole_large_pages() {
     assert!(ran.err.contains("truncate --size 4194304"), "{ran:?}");
     file.set_len(4 << 20).unwrap();
     assert_eq!((run().code, run().err), (0, String::new()));
+    file.set_len(66 << 30).unwrap();
+    let ran = run();
+    assert!(
+        ran.err.contains("disk.img has 66 GiB") && ran.err.contains("room for 64 GiB"),
+        "{ran:?}"
+    );
 }
 
 /// A file with one Linux partition; `RAM`, `KERNEL` and `INITRD` stand for values.
@@ -616,6 +622,20 @@ fn a_kernel_that_cannot_boot_is_told_with_its_place() {
 }
 
 #[test]
+fn only_linux_has_an_iommu() {
+    flawed(
+        "name = \"a\"",
+        "name = \"a\"\niommu = true",
+        &["iommu: only a Linux guest", "add kernel = "],
+    );
+    let good = kernel(3, 1 << 20);
+    let ran = check_linux("128 MiB", &good, 1, ("name", "iommu = true\nname"));
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    let without = GOOD.replace("name = \"a\"", "name = \"a\"\niommu = false");
+    assert_eq!(check(without.as_bytes()).code, 0);
+}
+
+#[test]
 fn keys_of_linux_partitions_are_checked() {
     let good = kernel(3, 1 << 20);
     let two = "\nconsole = \"terminal\"\n[[partition]]\nname = \"b\"\nguest = \"warp\"\n\
@@ -655,6 +675,10 @@ fn a_region_that_no_bar_can_hold_is_told() {
     flawed(
         "size = \"64 MiB\"",
         "size = \"128 GiB\"",
-        &["region \"shared\" has 128 GiB", "room for 64 GiB"],
+        &[
+            "region \"shared\" has 128 GiB",
+            "room for 64 GiB",
+            "has to be smaller",
+        ],
     );
 }

@@ -203,6 +203,25 @@ fn a_file_that_is_no_region_says_so() {
 }
 
 #[test]
+fn a_region_of_another_version_says_which() {
+    let folder = made();
+    overwrite(folder.path(), 0x1008, &2u32.to_le_bytes());
+    let ran = portal_in(folder.path(), &["region", "show", "a"]);
+    assert_eq!(ran.code, 6, "{ran:?}");
+    let told = "layout version is 2; this build knows version 1";
+    assert!(ran.err.contains(told), "{ran:?}");
+    std::fs::write(
+        folder.path().join("one.toml"),
+        "[[region]]\nname = \"a\"\nsize = \"1 MiB\"\nbacking = \"file\"\npath = \"a\"\n\
+         [[partition]]\nname = \"p\"\nguest = \"warp\"\n\
+         device = [{ kind = \"ivshmem\", region = \"a\" }]\n",
+    )
+    .unwrap();
+    let ran = portal_in(folder.path(), &["run", "one.toml"]);
+    assert!(ran.code != 0 && ran.err.contains(told), "{ran:?}");
+}
+
+#[test]
 fn a_truncated_region_names_both_sizes() {
     let folder = made();
     let file = std::fs::File::options()

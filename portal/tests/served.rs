@@ -68,7 +68,10 @@ fn portal(folder: &Path, args: &[&str]) -> Kept {
 }
 
 fn serve(folder: &Path) -> Kept {
-    let region = "lake,size=64MiB,peers=6,vectors=2,socket=lake.sock";
+    serve_region(folder, "lake,size=64MiB,peers=6,vectors=2,socket=lake.sock")
+}
+
+fn serve_region(folder: &Path, region: &str) -> Kept {
     let args = [
         "serve",
         "--region",
@@ -264,4 +267,48 @@ fn a_region_that_is_not_served_is_named_with_those_that_are() {
         ran.err.contains("there is no region sea; there are: lake"),
         "{ran:?}"
     );
+}
+
+/// What a switchboard refuses ends the run that asked for it, with the thing, the value
+/// and the limit; who was there before stays and can be rung.
+#[test]
+fn what_a_switchboard_refuses_is_told_and_harms_nobody() {
+    let vectors = PAIR.replacen("\"ivshmem\"", "\"ivshmem\"\nvectors = 3", 1);
+    for (keys, file, told) in [
+        ("peers=2", PAIR, "region lake is full: ids 0 to 1 are all"),
+        (
+            "peers=6,partitions=none",
+            PAIR,
+            "region lake does not admit a Partition",
+        ),
+        (
+            "peers=6,partitions=read",
+            PAIR,
+            "region lake gives a Partition rights",
+        ),
+        (
+            "peers=6",
+            &vectors,
+            "3 vectors; in region lake, which QEMU may join, a peer has 2",
+        ),
+    ] {
+        let folder = tempfile::tempdir_in("/dev/shm").expect("a folder");
+        let folder = folder.path();
+        std::fs::write(folder.join("warp.img"), [0x90]).expect("writes");
+        std::fs::write(folder.join("pair.toml"), file).expect("writes");
+        let region = format!("lake,size=1MiB,vectors=2,{keys}");
+        let _daemon = serve_region(folder, &region);
+        let mut me = join(folder, "me");
+        let ran = portal_in(folder, &["run", "pair.toml"]);
+        assert!(ran.code != 0 && ran.err.contains(told), "{keys}: {ran:?}");
+        assert!(!ran.err.contains("panicked"), "{ran:?}");
+        until(&mut me, "whoever came is gone", |me| {
+            me.neighbours().is_empty()
+        });
+        let other = join(folder, "other");
+        until(&mut me, "another one comes", |me| {
+            named(me, "other").is_some()
+        });
+        assert!(me.ring(other.id(), 0), "{keys}");
+    }
 }

@@ -255,7 +255,7 @@ impl PartitionBuilder {
     }
 
     /// Gives a Linux guest an IOMMU, so that its user space gets MSI-X through VFIO. A
-    /// flat image has no use for it.
+    /// flat image cannot have one.
     pub fn iommu(mut self, wanted: bool) -> Self {
         self.iommu = wanted;
         self
@@ -324,6 +324,10 @@ impl PartitionBuilder {
                 cost: "a sectioned region cannot be enforced here; use a flat one",
             });
         }
+        if self.iommu && matches!(self.image, Image::Flat(_)) {
+            let limit = "but only a Linux guest can be told of one; leave it out".to_owned();
+            return Err(self.config("iommu", self.iommu, limit));
+        }
         if self.pin.len() > self.vcpus as usize {
             let limit = format!(
                 "names more CPUs than the partition has vCPUs ({})",
@@ -350,6 +354,7 @@ impl PartitionBuilder {
         let hv = hypervisor.create_partition()?;
         let (ram, map) = self.place_memory(hypervisor, &*hv)?;
         let mut plan = map.clone();
+        let window64 = hypervisor.capabilities().window64();
         let paths = Paths {
             doorbells: self.kernel_doorbells && hypervisor.capabilities().ioeventfd,
             interrupts: hypervisor.capabilities().irqfd,
@@ -373,7 +378,8 @@ impl PartitionBuilder {
             let slot = slots.iter().position(|there| *there == Some(index));
             let mut binding = Binding::new(index, slot.unwrap_or(0), parts);
             binding.start_flusher(&resources)?;
-            firmware::enable(&self.name, index, &mut binding, &mut plan, &resources)?;
+            let name = self.name.as_str();
+            firmware::enable(name, index, &mut binding, &mut plan, &window64, &resources)?;
             devices.push(binding);
         }
         let vcpus = self.make_vcpus(hypervisor, &*hv, &ram, &plan)?;
@@ -453,17 +459,17 @@ impl PartitionBuilder {
         }
         map.insert(abi::IOAPIC_GPA, PAGE, Place::Apic, false)?;
         map.insert(abi::LAPIC_GPA, PAGE, Place::Apic, false)?;
+        let window = hypervisor.capabilities().window64();
         for (attachment, at) in self.regions.iter().enumerate() {
             let end = at.gpa.saturating_add(at.region.size());
-            if !at.gpa.is_multiple_of(PAGE) || at.gpa < abi::WINDOW64_GPA || end > abi::WINDOW64_END
-            {
+            if !at.gpa.is_multiple_of(PAGE) || at.gpa < window.start || end > window.end {
                 let limit = format!(
                     "must be a multiple of {PAGE} and leave all {:#x} bytes of region {:?} inside \
                      {:#x}..{:#x}",
                     at.region.size(),
                     at.region.name(),
-                    abi::WINDOW64_GPA,
-                    abi::WINDOW64_END
+                    window.start,
+                    window.end
                 );
                 return Err(self.config("gpa", format!("{:#x}", at.gpa), limit));
             }

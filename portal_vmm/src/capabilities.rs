@@ -2,6 +2,9 @@
 //! each missing thing costs. `portal doctor` prints [`Capabilities::items`];
 //! the VMM decides by the fields and never by what a host ought to have.
 
+use portal_boot_abi as abi;
+use std::ops::Range;
+
 /// What was found. `false` or 0 means absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Capabilities {
@@ -29,6 +32,8 @@ pub struct Capabilities {
     pub xcr0: u64,
     /// 1 GiB pages in guest page tables.
     pub gib_pages: bool,
+    /// Width of physical addresses in bits; 0 where the processor does not say.
+    pub physical_bits: u32,
     /// x2APIC mode of the local APIC.
     pub x2apic: bool,
     /// The guest's TSC offset can be set, so that it reads as the host's.
@@ -128,6 +133,11 @@ impl Capabilities {
                 self.gib_pages,
                 "boot page tables are larger; flat images get at most 40 GiB of RAM and regions",
             ),
+            like(
+                "37 address bits",
+                self.window64().end == abi::WINDOW64_END,
+                "less room than 64 GiB, or none, for regions behind BARs and at fixed addresses",
+            ),
             like("x2APIC", self.x2apic, "guests use the memory-mapped APIC"),
             like(
                 "KVM_VCPU_TSC_OFFSET",
@@ -162,6 +172,17 @@ impl Capabilities {
         ]
     }
 
+    /// Guest physical addresses for regions and 64-bit BARs: the window of
+    /// `portal_boot_abi`, as far as the processor can address it. Empty where it
+    /// cannot.
+    pub fn window64(&self) -> Range<u64> {
+        let reach = match self.physical_bits {
+            0 => u64::MAX,
+            bits => 1u64.checked_shl(bits).unwrap_or(u64::MAX),
+        };
+        abi::WINDOW64_GPA..abi::WINDOW64_END.min(reach).max(abi::WINDOW64_GPA)
+    }
+
     /// The first required thing that is missing, if any.
     pub fn missing(&self) -> Option<CapabilityItem> {
         self.items()
@@ -173,6 +194,24 @@ impl Capabilities {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_window_ends_where_addresses_do() {
+        let of = |physical_bits| {
+            let found = Capabilities {
+                physical_bits,
+                ..Capabilities::default()
+            };
+            found.window64()
+        };
+        let whole = abi::WINDOW64_GPA..abi::WINDOW64_END;
+        for bits in [0, 37, 39, 48, 52, 64] {
+            assert_eq!(of(bits), whole, "{bits} bits");
+        }
+        for bits in [1, 32, 36] {
+            assert!(of(bits).is_empty(), "{bits} bits");
+        }
+    }
 
     #[test]
     fn a_host_with_nothing_misses_something_required() {

@@ -85,7 +85,30 @@ pub enum VmmError {
         /// What lies there already.
         other: String,
     },
-    /// No room is left for a BAR, a slot, an interrupt route or a PCI device.
+    /// A BAR is larger than what is left of the addresses for BARs of its kind.
+    #[error(
+        "partition {partition:?}: BAR {bar} of {device} needs {len:#x} bytes; addresses for it, \
+         {start:#x}..{end:#x}, have room for {room:#x}; {remedy}"
+    )]
+    Bar {
+        /// Name of the partition.
+        partition: String,
+        /// Name of the device.
+        device: String,
+        /// Number of the BAR.
+        bar: u8,
+        /// Bytes that it needs, a power of two.
+        len: u64,
+        /// First of the addresses.
+        start: u64,
+        /// End (exclusive) of the addresses.
+        end: u64,
+        /// Bytes of the largest BAR that there is room for; 0 for none.
+        room: u64,
+        /// What the user can do about it.
+        remedy: &'static str,
+    },
+    /// No room is left for a slot, an interrupt route or a PCI device.
     #[error("partition {partition:?}: no room for {what}: limit {limit}")]
     Exhausted {
         /// Name of the partition.

@@ -15,6 +15,7 @@ use crate::platform::intx_input;
 use portal_boot_abi as abi;
 use portal_device::BarKind;
 use portal_device::Input;
+use std::ops::Range;
 
 /// Offset of the first BAR in configuration space.
 const BARS: u16 = 0x10;
@@ -29,31 +30,44 @@ const ON: u32 = 0b110;
 const PAGE: u64 = 4096;
 
 /// Gives one device its addresses, turns it on and attaches it. `plan` has
-/// everything that is or will be somewhere, and gets this device's BARs too.
+/// everything that is or will be somewhere, and gets this device's BARs too;
+/// `window64` is where 64-bit BARs may lie.
 ///
 /// # Errors
-/// [`VmmError::Exhausted`] when a window is full; [`VmmError::Device`] when the
+/// [`VmmError::Bar`] when there is no room for one; [`VmmError::Device`] when the
 /// device or the host refuses.
 pub(crate) fn enable(
     partition: &str,
     index: usize,
     binding: &mut Binding,
     plan: &mut AddressMap,
+    window64: &Range<u64>,
     on: &Resources,
 ) -> Result<(), VmmError> {
     for info in binding.device().bars().to_vec() {
         let (window, wide) = match info.kind {
             BarKind::Memory32 => (abi::BAR32_GPA..abi::BAR32_END, false),
-            BarKind::Memory64Prefetchable => (abi::WINDOW64_GPA..abi::WINDOW64_END, true),
+            BarKind::Memory64Prefetchable => (window64.clone(), true),
         };
-        let len = info.len.max(PAGE);
-        let room = window.end - window.start;
-        let gpa = plan.gap(window, len).ok_or_else(|| VmmError::Exhausted {
+        let (bar, len) = (info.bar, info.len.max(PAGE));
+        let gap = plan.gap(window.clone(), len);
+        let gpa = gap.ok_or_else(|| VmmError::Bar {
             partition: partition.to_owned(),
-            what: format!("BAR {} of {} ({len:#x} bytes)", info.bar, binding.name()),
-            limit: room,
+            device: binding.name().to_owned(),
+            bar,
+            len,
+            room: room(plan, &window),
+            start: window.start,
+            end: window.end,
+            remedy: match (wide, window.end < abi::WINDOW64_END) {
+                (false, _) => "give the partition fewer devices",
+                (true, false) => "make the region or file smaller, or give the partition fewer",
+                (true, true) => {
+                    "this host's processor has no more addresses: make the region or file \
+                     smaller, or use another host"
+                }
+            },
         })?;
-        let bar = info.bar;
         plan.insert(gpa, len, Place::Registers { device: index, bar }, false)?;
         let at = BARS + 4 * u16::from(bar);
         config_write(binding, at, 4, gpa as u32, on)?;
@@ -65,6 +79,13 @@ pub(crate) fn enable(
     config_write(binding, INTERRUPT_LINE, 1, input, on)?;
     config_write(binding, COMMAND, 2, ON, on)?;
     step(binding, Input::Attach, on)
+}
+
+/// Bytes of the largest BAR that would still fit.
+fn room(plan: &AddressMap, window: &Range<u64>) -> u64 {
+    let sizes = (PAGE.ilog2()..u64::BITS).rev().map(|bits| 1 << bits);
+    let mut fitting = sizes.filter(|len| plan.gap(window.clone(), *len).is_some());
+    fitting.next().unwrap_or(0)
 }
 
 fn config_write(

@@ -21,6 +21,8 @@ pub enum Guard {
     Leaving,
     /// No more requests of a virtqueue are open than it has entries.
     OpenRequests,
+    /// An IOMMU reports nothing as done that it cannot do.
+    Commands,
     /// A vector interrupts no more often than its partition's budget.
     Budget,
 }

@@ -1,6 +1,6 @@
 //! A guest that does anything at all, without a hypervisor: random accesses to
-//! every port and address, against a partition with two ivshmem functions, a
-//! fixed region and RAM.
+//! every port and address, against a partition with two ivshmem functions, an IOMMU,
+//! a fixed region and RAM.
 //!
 //! Holds DESIGN.md's "a guest can stop itself, never its VMM's neighbours": no
 //! access panics, no mapping overlaps another or leaves its region, nothing is
@@ -35,6 +35,10 @@ use crate::hv::HvVcpu;
 use crate::hv::InterruptRoute;
 use crate::hv::MsiMessage;
 use crate::hv::StopCause;
+use crate::linux::iommu;
+use crate::linux::iommu::IOMMU_BYTES;
+use crate::linux::iommu::IOMMU_GPA;
+use crate::linux::iommu::Iommu;
 use crate::memory::HostMemory;
 use crate::memory::HostRange;
 use crate::memory::RamBacking;
@@ -198,6 +202,8 @@ fn guest() -> Guest {
     }
     map.insert(abi::ECAM_GPA, abi::ECAM_BYTES, Place::Ecam, false)
         .unwrap();
+    map.insert(IOMMU_GPA, IOMMU_BYTES, Place::Iommu, false)
+        .unwrap();
     let region = region();
     let peer = PeerId(1);
     for part in region.parts(peer, Writable::Own) {
@@ -246,7 +252,16 @@ fn guest() -> Guest {
                 member: None,
             },
         );
-        firmware::enable("hostile", index, &mut binding, &mut plan, &resources).unwrap();
+        let window = Capabilities::default().window64();
+        firmware::enable(
+            "hostile",
+            index,
+            &mut binding,
+            &mut plan,
+            &window,
+            &resources,
+        )
+        .unwrap();
         slots[index + 1] = Some(index);
         devices.push(binding);
     }
@@ -288,7 +303,15 @@ fn address(random: &mut Random, recorder: &Recorder) -> u64 {
     let starts: Vec<_> = slots.values().map(|slot| (slot.0, slot.1.len())).collect();
     drop(slots);
     let (start, len) = random.pick(&starts);
-    match random.below(8) {
+    match random.below(9) {
+        // The IOMMU, mostly its registers, and its edges.
+        8 => {
+            let register = match random.below(4) {
+                0 => random.below(IOMMU_BYTES + 8),
+                _ => random.pick(&[0, 8, 0x10, 0x18, 0x1C, 0x20, 0x28, 0x2C, 0x34, 0xFC]),
+            };
+            IOMMU_GPA + register + random.pick(&[0, 0, 0, 1, 2, 3])
+        }
         0..4 => {
             // Configuration space, mostly what matters in it.
             let slot = random.below(4);
@@ -347,6 +370,19 @@ fn check(guest: &Guest) {
             assert!(own.contains(&offset) && offset + host.len() <= own.end);
         }
     }
+    let (unit, fresh) = (*guest.platform.iommu(), Iommu::default());
+    for offset in (0..0x100).step_by(4) {
+        let now = unit.read(offset);
+        match offset {
+            // Only what this unit can be commanded to do is reported as done.
+            0x1C => assert_eq!(now & !iommu::COMMANDS, 0, "{offset:#x}: {now:#x}"),
+            // An invalidation is over when it is asked for.
+            0x2C | 0xFC => assert_eq!(now & iommu::GO, 0, "{offset:#x}: {now:#x}"),
+            // A driver's to keep.
+            0x20 | 0x24 | 0x28 | 0x38..0x48 | 0xF8 => {}
+            _ => assert_eq!(now, fresh.read(offset), "{offset:#x}"),
+        }
+    }
 }
 
 /// Moves a BAR as a driver would (decoding off, new address, decoding on), to
@@ -365,6 +401,7 @@ fn move_bar(guest: &mut Guest, random: &mut Random) -> Result<(), StopCause> {
             abi::BAR32_GPA,
             abi::IOAPIC_GPA,
             abi::LAPIC_GPA,
+            IOMMU_GPA,
         ]),
         _ => abi::WINDOW64_GPA + SIZE * random.below(64),
     };
@@ -497,6 +534,15 @@ fn control_t17_addresses_are_given_out_once() {
     );
 }
 
+#[cfg(feature = "negative_control")]
+#[test]
+fn control_t17_commands_are_those_of_the_unit() {
+    std::panic::set_hook(Box::new(|_| ()));
+    HARNESS.fails("an IOMMU does only what it can", |left, random| {
+        crate::guard::without(crate::guard::Guard::Commands, || batch(left, random))
+    });
+}
+
 #[test]
 fn the_random_guest_gets_everywhere() {
     // Without this the harness above might hold because nothing happens in it.
@@ -504,8 +550,10 @@ fn the_random_guest_gets_everywhere() {
     let mut random = Random::new(7);
     let mut faults = BTreeSet::new();
     let mut remapped = 0;
+    let mut units = 0;
     for _ in 0..40_000 {
         let before = guest.recorder.slots.lock().unwrap().len();
+        let unit = *guest.platform.iommu();
         if let Err(StopCause::Fault(kind)) = attack(&mut guest, &mut random) {
             faults.insert(match kind {
                 FaultKind::Unmapped { .. } => "unmapped",
@@ -514,8 +562,10 @@ fn the_random_guest_gets_everywhere() {
             });
         }
         remapped += u64::from(before != guest.recorder.slots.lock().unwrap().len());
+        units += u64::from(unit != *guest.platform.iommu());
     }
     assert!(remapped > 50, "{remapped}");
+    assert!(units > 50, "{units}");
     assert_eq!(faults.len(), 3, "{faults:?}");
 }
 

@@ -172,7 +172,7 @@ impl Platform {
         }
     }
 
-    fn iommu(&self) -> MutexGuard<'_, Iommu> {
+    pub(crate) fn iommu(&self) -> MutexGuard<'_, Iommu> {
         self.iommu.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -415,6 +415,10 @@ fn impossible_configurations_name_the_field() {
     refused(partition("x", &[]), "image");
     refused(partition("x", spin()).cmdline("x".repeat(5000)), "cmdline");
     refused(partition("x", spin()).pin([0, 1]), "pin");
+    refused(
+        partition("x", spin()).iommu(true),
+        "iommu is true, but only",
+    );
     let mut far = partition("x", spin())
         .pin([900])
         .build(&hypervisor)

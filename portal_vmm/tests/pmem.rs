@@ -26,6 +26,7 @@ use portal_vmm::RamBacking;
 use portal_vmm::RegionHost;
 use portal_vmm::ResolvedDevice;
 use portal_vmm::Storage;
+use portal_vmm::VmmError;
 use portal_vmm::resolvers;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
@@ -266,4 +267,50 @@ fn files_that_cannot_be_are_named() {
     std::fs::write(&odd, [0; 4096]).unwrap();
     let odd = of(VirtioPmemHandle::file(odd));
     assert!(odd.contains("size is 0x1000"), "{odd}");
+}
+
+/// A file as large as all addresses for BARs and more is an error that says so, and so
+/// is any on a processor without such addresses; the neighbour is built all the same.
+#[test]
+fn a_bar_larger_than_the_address_space_is_told_with_its_limit() {
+    let Some(hypervisor) = hypervisor() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("vast");
+    let sparse = |bytes| {
+        std::fs::File::create(&path)
+            .unwrap()
+            .set_len(bytes)
+            .unwrap()
+    };
+    let build = |hypervisor: &Kvm| {
+        let handle = VirtioPmemHandle {
+            access: GuestAccess::ReadOnly,
+            ..VirtioPmemHandle::file(&path)
+        };
+        with_pmem("guest", &handle).build(hypervisor).map(|_| ())
+    };
+    sparse(65 << 30);
+    let error = build(&hypervisor).unwrap_err();
+    assert!(matches!(error, VmmError::Bar { .. }), "{error}");
+    let error = error.to_string();
+    for words in [
+        "partition \"guest\": BAR 2 of pmem:",
+        "vast needs 0x2000000000 bytes",
+        "have room for 0x1000000000",
+        "make the region or file smaller",
+    ] {
+        assert!(error.contains(words), "{words:?} not in: {error}");
+    }
+    sparse(2 << 20);
+    build(&hypervisor).unwrap();
+    let narrow = hypervisor.without(|it| it.physical_bits = 36);
+    let error = build(&narrow).unwrap_err().to_string();
+    for words in ["have room for 0x0", "processor has no more addresses"] {
+        assert!(error.contains(words), "{words:?} not in: {error}");
+    }
+    partition("neighbour", store_and_flush())
+        .build(&narrow)
+        .unwrap();
 }

@@ -18,6 +18,9 @@ use std::path::PathBuf;
 /// maps DAX with.
 const PMEM_ALIGN: u64 = 2 << 20;
 
+/// Bytes of the largest BAR that a partition has addresses for.
+pub(super) const BAR_MAX: u64 = portal_boot_abi::WINDOW64_END - portal_boot_abi::WINDOW64_GPA;
+
 /// Checks files, relative to `folder`, and memory.
 pub(crate) fn check(config: &Config, folder: &Path) -> Vec<Flaw> {
     let mut flaws = Vec::new();
@@ -88,6 +91,17 @@ fn pmem(folder: &Path, path: &Located<PathBuf>, flaws: &mut Vec<Flaw>) {
                 bytes(PMEM_ALIGN)
             ))
             .hint(format!("make it longer: truncate --size {up} PATH")),
+        );
+    }
+    if size > BAR_MAX {
+        flaws.push(
+            path.flaw(format!(
+                "{} has {}, the address space of a partition room for {}",
+                path.value.display(),
+                bytes(size),
+                bytes(BAR_MAX)
+            ))
+            .hint("a file behind a BAR has to be smaller"),
         );
     }
 }

@@ -10,6 +10,7 @@ use super::Partition;
 use super::Place;
 use super::Region;
 use super::TaskKind;
+use super::host::BAR_MAX;
 use super::reader::nearest;
 use super::schema::bytes;
 use super::source::Flaw;
@@ -140,15 +141,17 @@ fn bar(config: &Config, device: &Device, name: &Located<String>, flaws: &mut Vec
     let Some(region) = region_named(config, &name.value) else {
         return;
     };
-    let room = abi::WINDOW64_END - abi::WINDOW64_GPA;
     let fixed = matches!(device.place, Place::Fixed { .. });
-    if !fixed && region.size.value > room {
-        flaws.push(name.flaw(format!(
-            "region {:?} has {}, the address space of a partition room for {}",
-            name.value,
-            bytes(region.size.value),
-            bytes(room)
-        )));
+    if !fixed && region.size.value > BAR_MAX {
+        flaws.push(
+            name.flaw(format!(
+                "region {:?} has {}, the address space of a partition room for {}",
+                name.value,
+                bytes(region.size.value),
+                bytes(BAR_MAX)
+            ))
+            .hint("a region behind a BAR has to be smaller"),
+        );
     }
 }
 

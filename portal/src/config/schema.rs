@@ -170,7 +170,11 @@ fn partition(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Partiti
         flaws.push(ram.flaw(format!("{} is no multiple of 4 KiB", bytes(ram.value))));
     }
     let interrupt_budget = table.number("interrupt_budget", 1..INTERRUPT_BUDGET_MAX + 1, flaws);
-    let iommu = table.flag("iommu", flaws).is_some_and(|found| found.value);
+    let iommu = table.flag("iommu", flaws).filter(|found| found.value);
+    if let Some(iommu) = iommu.as_ref().filter(|_| !linux) {
+        let flaw = iommu.flaw("only a Linux guest can be told of an IOMMU");
+        flaws.push(flaw.hint("leave it out, or add kernel = \"bzImage\""));
+    }
     let guest = guest(&mut table, flaws);
     let console = console(&mut table, flaws);
     let on_reset = choice(&mut table, "on_reset", &["restart", "stop"], flaws);
@@ -188,7 +192,7 @@ fn partition(mut table: Reader<'_, '_>, flaws: &mut Vec<Flaw>) -> Option<Partiti
         vcpus,
         ram,
         interrupt_budget,
-        iommu,
+        iommu: iommu.is_some(),
         guest: guest?,
         console: console?,
         on_reset,

@@ -511,6 +511,27 @@ mod held {
     }
 
     #[test]
+    fn a_client_of_another_version_is_told_both_and_nobody_else_notices() {
+        let daemon = Daemon::lake("size=1048576,peers=8,sections=enforced");
+        let mut honest = join(&daemon, "honest");
+        let files = daemon.files();
+        let stranger = connect(&daemon);
+        let (oldest, newest) = (VERSION + 1, VERSION + 2);
+        send(&stranger, &Request::Hello { oldest, newest }.encode(), &[]);
+        let mut buffer = [0; MESSAGE_MAX + 1];
+        let answer = packet::receive(stranger.as_fd(), &mut buffer, RecvFlags::empty());
+        let answer = Reply::decode(&buffer[..answer.expect("an answer").len], 0);
+        let Ok(Reply::Refused(refusal)) = answer else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(refusal.code, RefusalCode::Version);
+        let told = format!("versions {oldest} to {newest}, this switchboard speaks {VERSION}");
+        assert!(refusal.text.contains(&told), "{}", refusal.text);
+        drop(stranger);
+        served_as_before(&daemon, &mut honest, files);
+    }
+
+    #[test]
     fn a_client_whose_memory_cannot_be_opened_any_more_is_refused() {
         let daemon = Daemon::lake("size=1048576,peers=8,sections=enforced");
         let mut honest = join(&daemon, "honest");

@@ -156,6 +156,7 @@ fn probe(kvm: &kvm_ioctls::Kvm, cpuid: &CpuId) -> Capabilities {
         xcrs: has(Cap::Xcrs),
         xcr0,
         gib_pages: leaf(0x8000_0001, 0).is_some_and(|entry| entry.edx & (1 << 26) != 0),
+        physical_bits: leaf(0x8000_0008, 0).map_or(0, |entry| entry.eax & 0xFF),
         x2apic: leaf(1, 0).is_some_and(|entry| entry.ecx & (1 << 21) != 0),
         tsc_offset: vcpu::can_set_tsc_offset(kvm),
         user_space_msr: has(Cap::X86UserSpaceMsr),

@@ -22,6 +22,9 @@
 //!
 //! Distrusted: the guest. Each access is a few words of private state.
 
+use crate::guard::Guard;
+use crate::guard::stands;
+
 /// Where the unit's registers lie: between the I/O APIC and the local ones.
 pub(crate) const IOMMU_GPA: u64 = 0xFED9_0000;
 /// Bytes of its registers.
@@ -40,9 +43,11 @@ const EXTENDED: u64 = 1 | 1 << 6 | 1 << 7 | 0xF << 8;
 /// Global command and status: translation, root table.
 const TRANSLATION: u32 = 1 << 31;
 const ROOT_TABLE: u32 = 1 << 30;
+/// All commands that this unit carries out.
+pub(crate) const COMMANDS: u32 = TRANSLATION | ROOT_TABLE;
 /// High halves of the invalidation registers: go; and where the granularity that was
 /// asked for and the one that was done stand.
-const GO: u32 = 1 << 31;
+pub(crate) const GO: u32 = 1 << 31;
 
 /// The state of the unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,8 +88,13 @@ impl Iommu {
     pub(crate) fn write(&mut self, offset: u64, value: u32) {
         match offset {
             0x18 => {
-                let root = (self.status | value) & ROOT_TABLE;
-                self.status = value & TRANSLATION | root;
+                let can = if stands(Guard::Commands) {
+                    COMMANDS
+                } else {
+                    u32::MAX
+                };
+                // A root table that was taken stays taken.
+                self.status = (value | self.status & ROOT_TABLE) & can;
             }
             0x20 => self.root[0] = value,
             0x24 => self.root[1] = value,
