@@ -155,7 +155,9 @@ echo \"##end $1 $?\"
 }
 ";
 
+/// A change of the terminal's settings waits until all before it is out.
 const END: &str = "echo '##done'
+stty -echo </dev/console
 poweroff -f
 ";
 
@@ -172,9 +174,15 @@ impl Console {
     }
 
     /// Everything so far.
-    pub fn text(&self) -> String {
+    pub fn everything(&self) -> String {
         let bytes = fs::read(&self.file).unwrap_or_default();
         String::from_utf8_lossy(&bytes).replace('\r', "")
+    }
+
+    /// Everything so far that programs wrote: the kernel's lines are taken out, which
+    /// may stand in the middle of a program's line.
+    pub fn text(&self) -> String {
+        without_kernel_lines(&self.everything())
     }
 
     /// A step's output and exit status, once it has ended.
@@ -185,5 +193,68 @@ impl Console {
         let (status, _) = rest.split_once('\n')?;
         let status = status.trim().parse().ok()?;
         Some((status, output.trim_end().to_owned()))
+    }
+}
+
+/// Takes out each `[seconds.microseconds] ...` up to its line's end. The kernel writes
+/// such a line in one piece, whatever it comes between.
+fn without_kernel_lines(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('[') {
+        let (before, line) = rest.split_at(at);
+        kept.push_str(before);
+        if is_kernel_line(line) {
+            rest = line.split_once('\n').map_or("", |(_, after)| after);
+        } else {
+            kept.push('[');
+            rest = &line[1..];
+        }
+    }
+    kept.push_str(rest);
+    kept
+}
+
+fn is_kernel_line(line: &str) -> bool {
+    let time = line
+        .strip_prefix('[')
+        .and_then(|line| line.split_once("] "));
+    let Some((seconds, micros)) = time.and_then(|(time, _)| time.split_once('.')) else {
+        return false;
+    };
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    digits(seconds.trim_start_matches(' ')) && digits(micros) && micros.len() == 6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_kernel_may_split_a_line_of_a_program() {
+        let said = "##begin ping\n{\"count\":2[    8.612190] reboot: Power down\n00,\"a\":[1,2]}\n\
+                    [   12.000001] audit: [x] y\n##end ping 0\n##done\n[  13.000000] reb";
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), said).unwrap();
+        let console = Console::new(file.path().to_owned());
+        let report = "{\"count\":200,\"a\":[1,2]}".to_owned();
+        assert_eq!(console.step("ping"), Some((0, report)));
+        assert!(console.text().ends_with("##done\n"));
+        assert!(console.everything().contains("Power down"));
+    }
+
+    #[test]
+    fn brackets_of_programs_stay() {
+        for line in [
+            "[",
+            "[] a",
+            "[1] a",
+            "[1.2] a",
+            "[1.2345678] a",
+            "[a.123456] ",
+            "[.123456] ",
+        ] {
+            assert_eq!(without_kernel_lines(line), line);
+        }
     }
 }

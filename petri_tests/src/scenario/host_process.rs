@@ -23,26 +23,30 @@ use std::time::Duration;
 pub(super) const GUESTS_AND_HOST: Scenario = Scenario {
     name: "two_guests_one_host_process",
     what: "two guests and a host process in one region that `portal serve` serves: 64 MiB from \
-           guest to host, from guest to guest and from host to guest, hashes equal",
+           the host to a guest, from there to the other one and from there to the host, hashes \
+           equal",
     limit: Duration::from_secs(150),
     place: |vmm| match vmm {
         Vmm::Qemu => Place::OnHost,
         Vmm::PortalVmm | Vmm::OpenVmm => Place::Inside,
     },
-    run: |lab, vmm| all_ways(lab, vmm, vmm),
+    run: |lab, vmm| round(lab, &[vmm, vmm]),
 };
 
-pub(super) const THREE_KINDS: Scenario = Scenario {
-    name: "three_kinds_one_region",
-    what: "a portal_vmm guest, a stock QEMU guest and a host process in one region at once: \
-           64 MiB each from the first to the third, to the second, and from the third to the \
-           second",
+pub(super) const ALL_KINDS: Scenario = Scenario {
+    name: "all_kinds_one_region",
+    what: "a portal_vmm guest, a stock QEMU guest and a host process in one region at once, and \
+           in openvmm's cell an OpenVMM guest too: 64 MiB from the host through each of them to \
+           the host, hashes equal",
     limit: Duration::from_secs(180),
     place: |vmm| match vmm {
         Vmm::PortalVmm | Vmm::OpenVmm => Place::Inside,
         Vmm::Qemu => Place::Nowhere("QEMU's part of it is in portal_vmm's cell"),
     },
-    run: |lab, vmm| all_ways(lab, vmm, Vmm::Qemu),
+    run: |lab, vmm| match vmm {
+        Vmm::OpenVmm => round(lab, &[vmm, Vmm::PortalVmm, Vmm::Qemu]),
+        Vmm::PortalVmm | Vmm::Qemu => round(lab, &[vmm, Vmm::Qemu]),
+    },
 };
 
 pub(super) const SWITCHBOARD_KILLED: Scenario = Scenario {
@@ -93,35 +97,43 @@ pub(super) fn host_report(process: &mut Process, lab: &Lab) -> Passed<Value> {
     report(&said)
 }
 
-/// A guest of each of two VMMs (which may be the same) and a host process.
-fn all_ways(lab: &Lab, first: Vmm, second: Vmm) -> Passed {
-    let program = |vmm| format!("portal-guest --json --region lake --bell {}", bell(vmm));
-    let (a, b) = (program(first), program(second));
-    let a = guest("a", first)
-        .step("to-host", 90, &format!("{a} send --to 2 --bytes 64MiB"))
-        .step("to-guest", 90, &format!("{a} send --to 1 --bytes 64MiB"));
-    let b = guest("b", second)
-        .step("from-guest", 120, &format!("{b} recv --from 0"))
-        .step("from-host", 90, &format!("{b} recv"));
-    let mut group = Group::served(lab, REGION)?;
+/// A guest of each of these VMMs, and when all are there a host process that sends to the
+/// first; each sends to the next, and the last one to another host process.
+fn round(lab: &Lab, vmms: &[Vmm]) -> Passed {
     // Ids are given in the order in which peers come.
-    group.join(lab, first, &a)?;
-    group.joined(0, lab)?;
-    group.join(lab, second, &b)?;
-    group.joined(1, lab)?;
-    let mut receiver = host_process(lab, &group, "receiver", &["recv", "--from", "0"])?;
-    let received = host_report(&mut receiver, lab)?;
-    check(received["place"]["peer"] == 2, || format!("{received}"))?;
-    same_bytes(&received, &group.json(0, "to-host", lab)?, BYTES)?;
-    same_bytes(
-        &group.json(1, "from-guest", lab)?,
-        &group.json(0, "to-guest", lab)?,
-        BYTES,
-    )?;
-    let words = ["send", "--to", "1", "--bytes", "64MiB"];
-    let mut sender = host_process(lab, &group, "sender", &words)?;
-    let sent = host_report(&mut sender, lab)?;
-    same_bytes(&group.json(1, "from-host", lab)?, &sent, BYTES)?;
+    let (receiver, sender) = (vmms.len(), vmms.len() + 1);
+    let mut group = Group::served(lab, REGION)?;
+    for (n, &vmm) in vmms.iter().enumerate() {
+        let program = format!(
+            "portal-guest --json --region lake --patience 120 --bell {}",
+            bell(vmm)
+        );
+        let (before, next) = (n.checked_sub(1).unwrap_or(sender), n + 1);
+        let member = guest(&format!("{vmm}-{n}"), vmm)
+            .step("recv", 150, &format!("{program} recv --from {before}"))
+            .step(
+                "send",
+                120,
+                &format!("{program} send --to {next} --bytes 64MiB"),
+            );
+        group.join(lab, vmm, &member)?;
+        group.joined(u16::try_from(n).unwrap_or(u16::MAX), lab)?;
+    }
+    for n in 0..vmms.len() {
+        let (running, guest) = group.at(n)?;
+        running.says(guest, "##begin recv", 1, lab.until)?;
+    }
+    let from = (receiver - 1).to_string();
+    let words = ["recv", "--patience", "120", "--from", &from];
+    let mut receiver = host_process(lab, &group, "receiver", &words)?;
+    group.joined(u16::try_from(vmms.len()).unwrap_or(u16::MAX), lab)?;
+    let words = ["send", "--to", "0", "--bytes", "64MiB"];
+    let mut sent = host_report(&mut host_process(lab, &group, "sender", &words)?, lab)?;
+    for n in 0..vmms.len() {
+        same_bytes(&group.json(n, "recv", lab)?, &sent, BYTES)?;
+        sent = group.json(n, "send", lab)?;
+    }
+    same_bytes(&host_report(&mut receiver, lab)?, &sent, BYTES)?;
     group.ends_well(lab)
 }
 

@@ -57,7 +57,7 @@ pub const ALL: &[Scenario] = &[
     pmem_rings::PMEM_EXCHANGE,
     returns::KILLED_GUEST,
     host_process::GUESTS_AND_HOST,
-    host_process::THREE_KINDS,
+    host_process::ALL_KINDS,
     host_process::SWITCHBOARD_KILLED,
     warp::KVM_TESTS,
     warp::DEMO,

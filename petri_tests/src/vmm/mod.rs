@@ -163,10 +163,10 @@ impl Running {
     pub fn says(&mut self, guest: usize, text: &str, times: usize, until: Instant) -> Passed {
         loop {
             let ended = self.process.ended();
-            let said = self.consoles[guest].text();
-            if said.matches(text).count() >= times {
+            if self.consoles[guest].text().matches(text).count() >= times {
                 return Ok(());
             }
+            let said = self.consoles[guest].everything();
             let last = last_line(&said);
             if let Some(status) = ended {
                 let vmm = self.process.output();
