@@ -1,5 +1,5 @@
 //! Mapping a backing: one contiguous address range, each part with its own
-//! rights, and [`SharedMem`] over it.
+//! rights, and the memory in it.
 #![expect(unsafe_code, reason = "mmap and munmap")]
 
 use super::Backing;
@@ -11,12 +11,8 @@ use super::huge::PoolState;
 use super::numa;
 use crate::layout::HUGE_PAGE;
 use crate::layout::PAGE;
-use crate::mem::Addressed;
-use crate::mem::LINE_WORDS;
-use crate::mem::Ordering;
-use crate::mem::OutOfBounds;
+use crate::mem::KeptMem;
 use crate::mem::RawMem;
-use crate::mem::SharedMem;
 use rustix::mm::Advice;
 use rustix::mm::MapFlags;
 use rustix::mm::ProtFlags;
@@ -26,7 +22,6 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 
 /// A mapped region. Clones share the mapping; it is unmapped when the last
 /// clone and the last [`MappedMem`] are gone.
@@ -77,10 +72,8 @@ impl Mapping {
         // SAFETY: mapped for as long as `owned` lives, which the result keeps;
         // 2 MiB-aligned; no reference into it is ever made.
         let raw = unsafe { RawMem::new(self.owned.base, self.owned.len) };
-        MappedMem {
-            owned: self.owned.clone(),
-            raw,
-        }
+        // SAFETY: as above; a clone of this mapping holds `owned`.
+        unsafe { KeptMem::keep(self.clone(), raw) }
     }
 
     /// Address of the region's first byte, for a VMM's second-stage mappings.
@@ -245,145 +238,12 @@ fn populate(owned: &Owned, run: &Run<'_>) -> Result<(), BackingError> {
         .map_err(|e| BackingError::io("touch all pages of the region", e))
 }
 
-/// [`SharedMem`] over a mapping that it keeps mapped.
-#[derive(Debug, Clone)]
-pub struct MappedMem {
-    owned: Arc<Owned>,
-    raw: RawMem,
-}
+/// [`SharedMem`](crate::mem::SharedMem) over a mapping that it keeps mapped.
+pub type MappedMem = KeptMem<Mapping>;
 
 impl MappedMem {
-    /// The same memory without the owner, for code that is measured.
-    ///
-    /// # Safety
-    /// The result is not used after the last clone or window of `self` (and of
-    /// the [`Mapping`] that it came from) is gone.
-    pub unsafe fn raw(&self) -> RawMem {
-        self.raw
-    }
-
     /// The mapping that this is a window of.
     pub fn mapping(&self) -> Mapping {
-        Mapping {
-            owned: self.owned.clone(),
-        }
-    }
-}
-
-impl Addressed for MappedMem {
-    fn atomic_u32(&self, at: u64) -> &AtomicU32 {
-        self.raw.atomic_u32(at)
-    }
-}
-
-impl SharedMem for MappedMem {
-    #[inline(always)]
-    fn len(&self) -> u64 {
-        self.raw.len()
-    }
-
-    fn window(&self, at: u64, len: u64) -> Result<Self, OutOfBounds> {
-        Ok(Self {
-            owned: self.owned.clone(),
-            raw: self.raw.window(at, len)?,
-        })
-    }
-
-    #[inline(always)]
-    fn load_u32(&self, at: u64, order: Ordering) -> u32 {
-        self.raw.load_u32(at, order)
-    }
-
-    #[inline(always)]
-    fn load_u64(&self, at: u64, order: Ordering) -> u64 {
-        self.raw.load_u64(at, order)
-    }
-
-    #[inline(always)]
-    fn store_u32(&self, at: u64, value: u32, order: Ordering) {
-        self.raw.store_u32(at, value, order);
-    }
-
-    #[inline(always)]
-    fn store_u64(&self, at: u64, value: u64, order: Ordering) {
-        self.raw.store_u64(at, value, order);
-    }
-
-    #[inline(always)]
-    fn fetch_add_u64(&self, at: u64, value: u64, order: Ordering) -> u64 {
-        self.raw.fetch_add_u64(at, value, order)
-    }
-
-    #[inline(always)]
-    fn compare_exchange_u64(
-        &self,
-        at: u64,
-        current: u64,
-        new: u64,
-        success: Ordering,
-        failure: Ordering,
-    ) -> Result<u64, u64> {
-        self.raw
-            .compare_exchange_u64(at, current, new, success, failure)
-    }
-
-    #[inline(always)]
-    fn read(&self, at: u64, to: &mut [u8]) {
-        self.raw.read(at, to);
-    }
-
-    #[inline(always)]
-    fn write(&self, at: u64, from: &[u8]) {
-        self.raw.write(at, from);
-    }
-
-    fn zero(&self, at: u64, len: u64) {
-        self.raw.zero(at, len);
-    }
-
-    #[inline(always)]
-    unsafe fn load_u64_unchecked(&self, at: u64, order: Ordering) -> u64 {
-        // SAFETY: the caller's promise, which is about the same range.
-        unsafe { self.raw.load_u64_unchecked(at, order) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_u64_unchecked(&self, at: u64, value: u64, order: Ordering) {
-        // SAFETY: as above.
-        unsafe { self.raw.store_u64_unchecked(at, value, order) }
-    }
-
-    #[inline(always)]
-    unsafe fn read_unchecked(&self, at: u64, to: &mut [u8]) {
-        // SAFETY: as above.
-        unsafe { self.raw.read_unchecked(at, to) }
-    }
-
-    #[inline(always)]
-    unsafe fn write_unchecked(&self, at: u64, from: &[u8]) {
-        // SAFETY: as above.
-        unsafe { self.raw.write_unchecked(at, from) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_line_unchecked(&self, at: u64) -> [u64; LINE_WORDS] {
-        // SAFETY: as above.
-        unsafe { self.raw.load_line_unchecked(at) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_line_unchecked(&self, at: u64, line: [u64; LINE_WORDS]) {
-        // SAFETY: as above.
-        unsafe { self.raw.store_line_unchecked(at, line) }
-    }
-
-    #[inline(always)]
-    fn prefetch(&self, at: u64) {
-        self.raw.prefetch(at);
-    }
-
-    #[inline(always)]
-    fn prefetch_write(&self, at: u64) {
-        self.raw.prefetch_write(at);
+        self.keeper().clone()
     }
 }

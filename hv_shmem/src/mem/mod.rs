@@ -16,6 +16,8 @@ mod copy;
 #[cfg(feature = "std")]
 mod heap;
 #[cfg(feature = "std")]
+mod kept;
+#[cfg(feature = "std")]
 mod ledger;
 #[cfg(feature = "loom")]
 mod loom;
@@ -24,7 +26,11 @@ mod slots;
 
 pub use core::sync::atomic::Ordering;
 #[cfg(feature = "std")]
+pub use heap::Heap;
+#[cfg(feature = "std")]
 pub use heap::HeapMem;
+#[cfg(feature = "std")]
+pub use kept::KeptMem;
 #[cfg(feature = "std")]
 pub use ledger::Ledger;
 #[cfg(feature = "std")]
