@@ -10,14 +10,12 @@
 //! (MSI-X). Distrusted: the guest. Left out: the register file.
 
 use crate::guard::Guard;
+use crate::guest::Counters;
 use crate::peers::Peers;
-use crate::window::DeniedWrite;
 use crate::window::Window;
-use portal_device::Access;
 use portal_device::Effect;
 use portal_device::Effects;
 use portal_device::Msi;
-use portal_device::StopReason;
 use portal_device::guard::stands;
 use portal_pci::ConfigSpace;
 use portal_pci::Msix;
@@ -84,6 +82,7 @@ pub(crate) struct Function {
     /// Table and offset of the message control word; `None` for plain.
     pub(crate) msix: Option<(Msix, usize)>,
     pub(crate) peers: Peers,
+    pub(crate) counters: Counters,
     windows: Vec<Window>,
     /// Where the region is when no BAR says it.
     fixed: Option<u64>,
@@ -106,6 +105,7 @@ impl Function {
             config,
             msix,
             peers: Peers::default(),
+            counters: Counters::default(),
             windows,
             fixed: None,
             attached: false,
@@ -162,26 +162,7 @@ impl Function {
         }
     }
 
-    /// A store to the region trapped. Where its window is read-only to this
-    /// guest, that may stop the partition. (A store to a writable window is one
-    /// that the binding could not map; it is dropped too, since nothing stands
-    /// there.)
-    pub(crate) fn denied(&self, offset: u64, policy: DeniedWrite, effects: &mut Effects) {
-        let read_only = self.windows.iter().any(|window| {
-            window.access == Access::ReadOnly
-                && offset
-                    .checked_sub(window.offset)
-                    .is_some_and(|at| at < window.len)
-        });
-        if read_only && policy == DeniedWrite::Stop && self.attached {
-            effects.push(Effect::Stop(StopReason::DeniedWrite {
-                device: "ivshmem",
-                offset,
-            }));
-        }
-    }
-
-    /// A doorbell that trapped.
+    /// Rings a vector of a peer.
     pub(crate) fn ring(&self, peer: u16, vector: u16, effects: &mut Effects) {
         if self.attached {
             effects.push(Effect::Ring { peer, vector });
@@ -422,6 +403,7 @@ impl Function {
 
     /// Registers to power-on; peers and identity stay.
     pub(crate) fn reset(&mut self) {
+        self.counters.resets.bump();
         self.config.reset();
         if let Some((msix, _)) = self.msix.as_mut() {
             msix.reset();

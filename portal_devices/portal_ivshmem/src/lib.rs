@@ -21,6 +21,7 @@ pub mod v2;
 
 mod function;
 pub mod guard;
+mod guest;
 mod peers;
 mod view;
 mod window;

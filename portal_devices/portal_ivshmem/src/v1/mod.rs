@@ -145,21 +145,6 @@ pub struct IvshmemV1Config {
     pub intx: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Counters {
-    config_refused: Counter,
-    access_refused: Counter,
-    undecoded: Counter,
-    region_writes_dropped: Counter,
-    doorbells_trapped: Counter,
-    doorbells_unknown: Counter,
-    rung: Counter,
-    rung_unknown: Counter,
-    raised: Counter,
-    peers_refused: Counter,
-    resets: Counter,
-}
-
 /// The device.
 #[derive(Clone, Debug)]
 pub struct IvshmemV1 {
@@ -167,7 +152,8 @@ pub struct IvshmemV1 {
     bars: Vec<BarInfo>,
     function: Function,
     registers: Registers,
-    counters: Counters,
+    /// Rung vectors that the function does not have.
+    rung_unknown: Counter,
 }
 
 impl IvshmemV1 {
@@ -214,13 +200,12 @@ impl IvshmemV1 {
         if doorbells {
             function.peers.add(config.peer, config.vectors);
         }
-        let (registers, counters) = (Registers::default(), Counters::default());
         Ok(IvshmemV1 {
             config,
             bars,
             function,
-            registers,
-            counters,
+            registers: Registers::default(),
+            rung_unknown: Counter::default(),
         })
     }
 
@@ -252,7 +237,7 @@ impl IvshmemV1 {
         };
         let raised = self.function.sync_vectors(vectors, mode, effects);
         for _ in 0..raised {
-            self.counters.raised.bump();
+            self.function.counters.raised.bump();
         }
     }
 
@@ -264,42 +249,15 @@ impl IvshmemV1 {
 
     fn rung(&mut self, vector: u16, effects: &mut Effects) {
         if vector >= self.config.vectors {
-            self.counters.rung_unknown.bump();
+            self.rung_unknown.bump();
             return;
         }
-        self.counters.rung.bump();
+        self.function.counters.rung.bump();
         if self.listening() {
             self.registers.ring();
             self.sync_line(effects);
         } else if self.function.deliver(vector, effects) {
-            self.counters.raised.bump();
-        }
-    }
-
-    fn peer_joined(&mut self, peer: u16, vectors: u16, effects: &mut Effects) {
-        let known_self = self.config.vectors == 0 || peer == self.config.peer;
-        if known_self || vectors > MAX_VECTORS {
-            if self.counters.peers_refused.bump() {
-                tracing::warn!(peer, vectors, "ivshmem: peer refused");
-            }
-            return;
-        }
-        self.function.remove_peer(peer, effects);
-        self.function.add_peer(peer, vectors, effects);
-    }
-
-    fn peer_phase(&mut self, peer: u16, phase: PeerPhase) {
-        match self.function.peers.get_mut(peer) {
-            Some(record) => record.phase = phase,
-            None => {
-                self.counters.peers_refused.bump();
-            }
-        }
-    }
-
-    fn peer_gone(&mut self, peer: u16, effects: &mut Effects) {
-        if peer == self.config.peer || !self.function.remove_peer(peer, effects) {
-            self.counters.peers_refused.bump();
+            self.function.counters.raised.bump();
         }
     }
 }
@@ -333,9 +291,14 @@ fn check(config: &IvshmemV1Config) -> Result<(), ConfigError> {
 impl Device for IvshmemV1 {
     fn step(&mut self, input: Input, effects: &mut Effects) {
         match input {
-            Input::ConfigRead { offset, len } => self.config_read(offset, len, effects),
+            Input::ConfigRead { offset, len } => {
+                let intx = self.intx_condition();
+                self.function.config_read(offset, len, intx, effects);
+            }
             Input::ConfigWrite { offset, len, value } => {
-                self.config_write(offset, len, value, effects);
+                if self.function.config_write(offset, len, value) {
+                    self.sync(effects);
+                }
             }
             Input::BarRead { bar, offset, len } => self.bar_read(bar, offset, len, effects),
             Input::BarWrite {
@@ -347,10 +310,15 @@ impl Device for IvshmemV1 {
                 self.bar_write(bar, offset, len, value, effects);
             }
             Input::Rung { vector } => self.rung(vector, effects),
-            Input::PeerJoined { peer, vectors } => self.peer_joined(peer, vectors, effects),
-            Input::PeerReady { peer } => self.peer_phase(peer, PeerPhase::Ready),
-            Input::PeerQuiescing { peer } => self.peer_phase(peer, PeerPhase::Quiescing),
-            Input::PeerGone { peer } => self.peer_gone(peer, effects),
+            Input::PeerJoined { peer, vectors } => {
+                let known = self.config.vectors > 0 && peer != self.config.peer;
+                self.function.peer_joined(peer, vectors, known, effects);
+            }
+            Input::PeerReady { peer } => self.function.peer_phase(peer, PeerPhase::Ready),
+            Input::PeerQuiescing { peer } => self.function.peer_phase(peer, PeerPhase::Quiescing),
+            Input::PeerGone { peer } => {
+                self.function.peer_gone(self.config.peer, peer, effects);
+            }
             Input::Attach => {
                 self.function.set_attached(true);
                 self.sync(effects);
@@ -360,14 +328,13 @@ impl Device for IvshmemV1 {
                 self.sync(effects);
             }
             Input::Reset => {
-                self.counters.resets.bump();
                 self.function.reset();
                 self.registers.reset();
                 self.sync(effects);
             }
             // This device has no queues.
             _ => {
-                self.counters.access_refused.bump();
+                self.function.counters.access_refused.bump();
             }
         }
     }
@@ -396,21 +363,7 @@ impl Device for IvshmemV1 {
     }
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
-        let c = &self.counters;
-        for (name, counter) in [
-            ("config_refused", c.config_refused),
-            ("access_refused", c.access_refused),
-            ("undecoded", c.undecoded),
-            ("region_writes_dropped", c.region_writes_dropped),
-            ("doorbells_trapped", c.doorbells_trapped),
-            ("doorbells_unknown", c.doorbells_unknown),
-            ("rung", c.rung),
-            ("rung_unknown", c.rung_unknown),
-            ("raised", c.raised),
-            ("peers_refused", c.peers_refused),
-            ("resets", c.resets),
-        ] {
-            visit(name, counter.get());
-        }
+        self.function.counters.visit(visit);
+        visit("rung_unknown", self.rung_unknown.get());
     }
 }

@@ -2,19 +2,15 @@
 //!
 //! Specification: QEMU's ivshmem device specification, "Registers"; see the
 //! parent module for the table and for accesses of other widths. Distrusted:
-//! the guest. Left out: MSI-X, which [`crate::pci`] has.
+//! the guest. Left out: what both versions have in common ([`crate::guest`]).
 
 use super::IvshmemV1;
 use crate::function::DOORBELL;
 use crate::function::MSIX;
 use crate::function::REGION;
 use crate::function::REGISTERS;
-use crate::function::Reach;
-use crate::guard::Guard;
 use portal_device::Effects;
-use portal_device::guard::stands;
 use portal_pci::Refused;
-use portal_pci::TableWrite;
 use portal_pci::merge;
 use portal_pci::part;
 
@@ -45,44 +41,9 @@ impl Registers {
 }
 
 impl IvshmemV1 {
-    pub(super) fn config_read(&mut self, offset: u16, len: u8, effects: &mut Effects) {
-        match self
-            .function
-            .config
-            .read(offset, len, self.intx_condition())
-        {
-            Ok(value) => effects.answer(value.into()),
-            Err(Refused) => {
-                self.counters.config_refused.bump();
-                effects.answer(Refused::answer(len));
-            }
-        }
-    }
-
-    pub(super) fn config_write(&mut self, offset: u16, len: u8, value: u32, effects: &mut Effects) {
-        match self.function.config.write(offset, len, value) {
-            Ok(true) => self.sync(effects),
-            Ok(false) => {}
-            Err(Refused) => {
-                self.counters.config_refused.bump();
-            }
-        }
-    }
-
-    /// Whether the guest can have reached this place: the BAR is decoded, and
-    /// the access is natural and ends inside.
-    fn reachable(&mut self, bar: u8, offset: u64, len: u8) -> bool {
-        match self.function.reach(bar, offset, len) {
-            Reach::Inside => return true,
-            Reach::Outside => self.counters.access_refused.bump(),
-            Reach::Undecoded => self.counters.undecoded.bump(),
-        };
-        false
-    }
-
     pub(super) fn bar_read(&mut self, bar: u8, offset: u64, len: u8, effects: &mut Effects) {
         effects.answer(Refused::answer(len));
-        if !self.reachable(bar, offset, len) {
+        if !self.function.reachable(bar, offset, len) {
             return;
         }
         match bar {
@@ -97,15 +58,11 @@ impl IvshmemV1 {
                 effects.answer(part(register, offset, len));
                 self.sync_line(effects);
             }
-            MSIX => {
-                if let Some((msix, _)) = &self.function.msix {
-                    effects.answer(msix.read(offset, len));
-                }
-            }
+            MSIX => self.function.msix_read(offset, len, effects),
             // The region is mapped: a read that traps is one that the binding
             // could not map.
             _ => {
-                self.counters.access_refused.bump();
+                self.function.counters.access_refused.bump();
             }
         }
     }
@@ -127,7 +84,7 @@ impl IvshmemV1 {
         value: u64,
         effects: &mut Effects,
     ) {
-        if !self.reachable(bar, offset, len) {
+        if !self.function.reachable(bar, offset, len) {
             return;
         }
         match bar {
@@ -136,20 +93,18 @@ impl IvshmemV1 {
                 self.register_write(offset | 4, 4, value >> 32, effects);
             }
             REGISTERS => self.register_write(offset, len, value, effects),
-            MSIX => self.table_write(offset, len, value, effects),
-            REGION => self.region_write(offset, effects),
+            MSIX => {
+                let changed = self.function.msix_write(offset, len, value);
+                self.sync_vectors(changed, effects);
+            }
+            REGION => {
+                let policy = self.config.denied_write;
+                self.function.region_write(offset, policy, effects);
+            }
             _ => {
-                self.counters.access_refused.bump();
+                self.function.counters.access_refused.bump();
             }
         }
-    }
-
-    fn region_write(&mut self, offset: u64, effects: &mut Effects) {
-        if self.counters.region_writes_dropped.bump() {
-            tracing::debug!(offset, "ivshmem: store to a read-only part of the region");
-        }
-        self.function
-            .denied(offset, self.config.denied_write, effects);
     }
 
     fn register_write(&mut self, offset: u64, len: u8, value: u64, effects: &mut Effects) {
@@ -163,40 +118,14 @@ impl IvshmemV1 {
                 self.registers.status = merged(self.registers.status);
                 self.sync_line(effects);
             }
-            DOORBELL if len == 4 => self.doorbell((value & u64::from(u32::MAX)) as u32, effects),
+            DOORBELL if len == 4 => {
+                let value = (value & u64::from(u32::MAX)) as u32;
+                self.function.doorbell(value, effects);
+            }
             DOORBELL => {
-                self.counters.access_refused.bump();
+                self.function.counters.access_refused.bump();
             }
             _ => {}
-        }
-    }
-
-    fn doorbell(&mut self, value: u32, effects: &mut Effects) {
-        let (peer, vector) = ((value >> 16) as u16, (value & 0xffff) as u16);
-        match self.function.peers.get_mut(peer) {
-            Some(record) if vector < record.vectors || !stands(Guard::KnownVector) => {
-                record.trapped.bump();
-                self.counters.doorbells_trapped.bump();
-                self.function.ring(peer, vector, effects);
-            }
-            _ => {
-                self.counters.doorbells_unknown.bump();
-            }
-        }
-    }
-
-    fn table_write(&mut self, offset: u64, len: u8, value: u64, effects: &mut Effects) {
-        let Some((msix, _)) = &mut self.function.msix else {
-            return;
-        };
-        match msix.write(offset, len, value) {
-            TableWrite::Entry(vector) => {
-                self.sync_vectors(vector..vector.saturating_add(1), effects);
-            }
-            TableWrite::Nothing => {}
-            TableWrite::Refused => {
-                self.counters.access_refused.bump();
-            }
         }
     }
 }

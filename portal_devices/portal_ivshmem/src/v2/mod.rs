@@ -161,22 +161,6 @@ pub struct IvshmemV2Config {
     pub denied_write: DeniedWrite,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Counters {
-    config_refused: Counter,
-    access_refused: Counter,
-    undecoded: Counter,
-    region_writes_dropped: Counter,
-    doorbells_trapped: Counter,
-    doorbells_unknown: Counter,
-    rung: Counter,
-    rung_dropped: Counter,
-    raised: Counter,
-    state_changes: Counter,
-    peers_refused: Counter,
-    resets: Counter,
-}
-
 /// The device.
 #[derive(Clone, Debug)]
 pub struct IvshmemV2 {
@@ -192,7 +176,9 @@ pub struct IvshmemV2 {
     published: u32,
     /// A new binding has not been told yet.
     unsaid: bool,
-    counters: Counters,
+    /// What rang while the guest could not be interrupted.
+    rung_dropped: Counter,
+    state_changes: Counter,
 }
 
 impl IvshmemV2 {
@@ -222,7 +208,6 @@ impl IvshmemV2 {
             function.fix_region(base);
         }
         function.peers.add(config.peer.0, config.vectors);
-        let counters = Counters::default();
         Ok(IvshmemV2 {
             config,
             bars,
@@ -232,7 +217,8 @@ impl IvshmemV2 {
             state: 0,
             published: 0,
             unsaid: true,
-            counters,
+            rung_dropped: Counter::default(),
+            state_changes: Counter::default(),
         })
     }
 
@@ -265,18 +251,18 @@ impl IvshmemV2 {
     }
 
     fn rung(&mut self, vector: u16, effects: &mut Effects) {
-        self.counters.rung.bump();
+        self.function.counters.rung.bump();
         match self.function.message(vector) {
             Some(msi) if self.enabled && self.function.attached() => {
                 effects.push(Effect::Raise { vector, msi });
-                self.counters.raised.bump();
+                self.function.counters.raised.bump();
                 if self.one_shot() {
                     self.enabled = false;
                     self.sync_vectors(0..self.config.vectors, effects);
                 }
             }
             _ => {
-                self.counters.rung_dropped.bump();
+                self.rung_dropped.bump();
             }
         }
     }
@@ -284,7 +270,7 @@ impl IvshmemV2 {
     fn set_state(&mut self, state: u32, effects: &mut Effects) {
         if self.state != state {
             self.state = state;
-            self.counters.state_changes.bump();
+            self.state_changes.bump();
         }
         self.sync_state(effects);
     }
@@ -310,38 +296,7 @@ impl IvshmemV2 {
         }
     }
 
-    fn peer_joined(&mut self, peer: u16, vectors: u16, effects: &mut Effects) {
-        let exists = self.config.layout.has(PeerId(peer)) && peer != self.config.peer.0;
-        if !exists || vectors > MAX_VECTORS {
-            if self.counters.peers_refused.bump() {
-                tracing::warn!(peer, vectors, "ivshmem: peer refused");
-            }
-            return;
-        }
-        self.function.remove_peer(peer, effects);
-        self.function.add_peer(peer, vectors, effects);
-    }
-
-    fn peer_phase(&mut self, peer: u16, phase: PeerPhase) {
-        match self.function.peers.get_mut(peer) {
-            Some(record) => record.phase = phase,
-            None => {
-                self.counters.peers_refused.bump();
-            }
-        }
-    }
-
-    fn peer_gone(&mut self, peer: u16, effects: &mut Effects) {
-        let own = self.config.peer.0;
-        if peer == own || !self.function.remove_peer(peer, effects) {
-            self.counters.peers_refused.bump();
-            return;
-        }
-        self.function.ring(own, 0, effects);
-    }
-
     fn reset(&mut self, effects: &mut Effects) {
-        self.counters.resets.bump();
         self.function.reset();
         self.enabled = false;
         self.set_state(0, effects);
@@ -419,9 +374,13 @@ fn vendor_body(config: &IvshmemV2Config) -> Vec<u8> {
 impl Device for IvshmemV2 {
     fn step(&mut self, input: Input, effects: &mut Effects) {
         match input {
-            Input::ConfigRead { offset, len } => self.config_read(offset, len, effects),
+            Input::ConfigRead { offset, len } => {
+                self.function.config_read(offset, len, false, effects);
+            }
             Input::ConfigWrite { offset, len, value } => {
-                self.config_write(offset, len, value, effects);
+                if self.function.config_write(offset, len, value) {
+                    self.sync(effects);
+                }
             }
             Input::BarRead { bar, offset, len } => self.bar_read(bar, offset, len, effects),
             Input::BarWrite {
@@ -433,10 +392,18 @@ impl Device for IvshmemV2 {
                 self.bar_write(bar, offset, len, value, effects);
             }
             Input::Rung { vector } => self.rung(vector, effects),
-            Input::PeerJoined { peer, vectors } => self.peer_joined(peer, vectors, effects),
-            Input::PeerReady { peer } => self.peer_phase(peer, PeerPhase::Ready),
-            Input::PeerQuiescing { peer } => self.peer_phase(peer, PeerPhase::Quiescing),
-            Input::PeerGone { peer } => self.peer_gone(peer, effects),
+            Input::PeerJoined { peer, vectors } => {
+                let known = self.config.layout.has(PeerId(peer)) && peer != self.config.peer.0;
+                self.function.peer_joined(peer, vectors, known, effects);
+            }
+            Input::PeerReady { peer } => self.function.peer_phase(peer, PeerPhase::Ready),
+            Input::PeerQuiescing { peer } => self.function.peer_phase(peer, PeerPhase::Quiescing),
+            Input::PeerGone { peer } => {
+                let own = self.config.peer.0;
+                if self.function.peer_gone(own, peer, effects) {
+                    self.function.ring(own, 0, effects);
+                }
+            }
             Input::Attach => {
                 self.function.set_attached(true);
                 self.sync(effects);
@@ -449,7 +416,7 @@ impl Device for IvshmemV2 {
             Input::Reset => self.reset(effects),
             // This device has no queues.
             _ => {
-                self.counters.access_refused.bump();
+                self.function.counters.access_refused.bump();
             }
         }
     }
@@ -498,22 +465,8 @@ impl Device for IvshmemV2 {
     }
 
     fn counters(&self, visit: &mut dyn FnMut(&'static str, u64)) {
-        let c = &self.counters;
-        for (name, counter) in [
-            ("config_refused", c.config_refused),
-            ("access_refused", c.access_refused),
-            ("undecoded", c.undecoded),
-            ("region_writes_dropped", c.region_writes_dropped),
-            ("doorbells_trapped", c.doorbells_trapped),
-            ("doorbells_unknown", c.doorbells_unknown),
-            ("rung", c.rung),
-            ("rung_dropped", c.rung_dropped),
-            ("raised", c.raised),
-            ("state_changes", c.state_changes),
-            ("peers_refused", c.peers_refused),
-            ("resets", c.resets),
-        ] {
-            visit(name, counter.get());
-        }
+        self.function.counters.visit(visit);
+        visit("rung_dropped", self.rung_dropped.get());
+        visit("state_changes", self.state_changes.get());
     }
 }
