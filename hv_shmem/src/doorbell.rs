@@ -27,7 +27,7 @@ pub use futex::FutexDoorbell;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DoorbellError {
     /// The operating system said no; its error number (`errno`).
-    #[error("{what}: error number {errno}")]
+    #[error("{what}: {}", in_words(*errno))]
     Os {
         /// The system call.
         what: &'static str,
@@ -37,6 +37,16 @@ pub enum DoorbellError {
     /// Whoever hears this doorbell is gone.
     #[error("nobody hears this doorbell any more")]
     Gone,
+}
+
+#[cfg(feature = "std")]
+fn in_words(errno: i32) -> std::io::Error {
+    std::io::Error::from_raw_os_error(errno)
+}
+
+#[cfg(not(feature = "std"))]
+fn in_words(errno: i32) -> impl core::fmt::Display {
+    core::fmt::from_fn(move |f| write!(f, "error number {errno}"))
 }
 
 /// The ringing side.

@@ -254,6 +254,7 @@ pub fn equipped(programs: &Programs, lab: &Path) -> Result<Machine, LabError> {
     let mut machine = Machine::new(programs.debian.clone())?;
     machine.modules(MODULES)?.memory(MEMORY_MIB);
     machine.guest_modules(&format!("{INSIDE}/modules"), GUEST_MODULES)?;
+    machine.background(&format!("{INSIDE}/portal-lab stand-in"));
     let put = |name: &str| format!("{}/{name}", INSIDE.trim_start_matches('/'));
     let mut brought = vec![
         ("portal-lab", lab),

@@ -219,3 +219,47 @@ fn a_spinning_image_stops_on_request() {
         assert!(took < Duration::from_secs(5), "took {took:?}");
     });
 }
+
+/// With each limit of open files, from what the program itself needs up to enough for
+/// two partitions, three regions and all kinds of devices: the work is done, or an
+/// error says that there are too few and what to do.
+#[test]
+fn with_too_few_descriptors_it_says_so_and_starts_nothing() {
+    const MOST: u32 = 200;
+    with_partitions(|folder| {
+        let region = "\n[[region]]\nname = \"NAME\"\nsize = \"4 MiB\"\npeers = 4\n";
+        let more = "region = \"shared\" }, { kind = \"ivshmem2\", region = \"two\" }, \
+                    { kind = \"fixed\", region = \"three\", gpa = 0x10_0000_0000 }, \
+                    { kind = \"pmem\", path = \"disk\" }]";
+        let text = TWO_WARPS.replace("region = \"shared\" }]", more);
+        let text = text.replace("32 MiB", "4 MiB").replace("8 MiB", "64 KiB");
+        let text = text + &region.replace("NAME", "two") + &region.replace("NAME", "three");
+        std::fs::write(folder.join("pair.toml"), text).unwrap();
+        let disk = std::fs::File::create(folder.join("disk")).unwrap();
+        disk.set_len(2 << 20).unwrap();
+        let (mut refused, mut enough) = (0, 0);
+        for limit in 5..MOST {
+            let ran = Command::new("sh")
+                .args(["-c", "ulimit -n $0 && exec \"$@\"", &limit.to_string()])
+                .arg(env!("CARGO_BIN_EXE_portal"))
+                .args(["run", "pair.toml", "--until-done"])
+                .current_dir(folder)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&ran.stderr);
+            match ran.status.code() {
+                Some(0) => enough += 1,
+                Some(1..=4) => {
+                    refused += 1;
+                    assert!(said.contains("ulimit -n"), "{limit}: {said}");
+                }
+                _ => panic!("{limit}: {ran:?}"),
+            }
+            if enough == 3 {
+                assert!(refused > 10, "{refused}");
+                return;
+            }
+        }
+        panic!("{MOST} are still too few");
+    });
+}

@@ -3,6 +3,7 @@
 use petri_tests::lab::Artifacts;
 use petri_tests::lab::LabError;
 use petri_tests::lab::Machine;
+use petri_tests::lab::stand_in;
 use petri_tests::matrix::Matrix;
 use petri_tests::numbers;
 use petri_tests::programs;
@@ -23,7 +24,8 @@ usage: portal-lab inside TEST VMM   one cell of the matrix, inside L1
        portal-lab measure           the part of it that runs inside L1
        portal-lab run COMMAND       a command for the shell inside L1, for whoever looks
                                     for a mistake
-       portal-lab demo              `portal demo` inside L1";
+       portal-lab demo              `portal demo` inside L1
+       portal-lab stand-in          virtual machines that never run, inside L1";
 
 /// The demo takes less than a minute on a quiet machine.
 const DEMO: Duration = Duration::from_secs(300);
@@ -39,6 +41,10 @@ fn main() -> ExitCode {
         ["page"] => page().map_err(|e| e.to_string()),
         ["numbers"] => numbers().map_err(|e| e.to_string()),
         ["measure"] => numbers::measure_inside().map_err(|e| e.to_string()),
+        ["stand-in"] => match stand_in() {
+            Ok(never) => match never {},
+            Err(error) => Err(error.to_string()),
+        },
         ["run", command] => run(command).map_err(|e| e.to_string()),
         ["demo"] => demo().map_err(|e| e.to_string()).and_then(|passed| {
             passed
@@ -108,6 +114,8 @@ fn numbers() -> Result<(), LabError> {
 fn demo() -> Result<bool, LabError> {
     let mut machine = Machine::new(Artifacts::prepare()?)?;
     session::bring(&mut machine, "bin/portal", &programs::portal()?)?;
+    session::bring(&mut machine, "bin/portal-lab", &this_program()?)?;
+    machine.background("portal-lab stand-in");
     machine.job("demo", "portal demo", DEMO);
     let report = machine.run(&programs::target_folder().join("lab/demo"))?;
     for job in &report.jobs {

@@ -73,6 +73,7 @@ pub struct Machine {
     artifacts: Artifacts,
     files: Initramfs,
     modules: Vec<String>,
+    background: Vec<String>,
     jobs: Vec<Job>,
     memory_mib: u32,
     cpus: u32,
@@ -89,6 +90,7 @@ impl Machine {
             artifacts,
             files,
             modules: Vec::new(),
+            background: Vec::new(),
             jobs: Vec::new(),
             memory_mib: 2048,
             cpus: 2,
@@ -132,6 +134,12 @@ impl Machine {
             self.files.copy(&path, &file)?;
         }
         Ok(())
+    }
+
+    /// Starts a line for the shell before the jobs, which runs beside them.
+    pub fn background(&mut self, command: &str) -> &mut Self {
+        self.background.push(command.to_owned());
+        self
     }
 
     /// Sets its memory in MiB.
@@ -237,6 +245,9 @@ impl Machine {
         );
         for module in &self.modules {
             let _ = writeln!(s, "insmod /{module} || echo cannot load {module}");
+        }
+        for command in &self.background {
+            let _ = writeln!(s, "{command} </dev/null &");
         }
         s.push_str(
             "stty -F /dev/ttyS1 raw -echo\n\

@@ -12,6 +12,7 @@ mod initramfs;
 mod machine;
 mod modules;
 mod place;
+mod stand_in;
 
 pub use artifacts::Artifacts;
 pub use artifacts::Kernel;
@@ -24,6 +25,7 @@ pub use machine::MachineReport;
 pub use modules::BUILT_IN;
 pub use modules::in_load_order;
 pub use place::Lab;
+pub use stand_in::stand_in;
 
 use std::path::PathBuf;
 

@@ -21,6 +21,7 @@ use crate::print;
 use build::Built;
 use portal_vmm::Outcome as Ended;
 use signals::Stop;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 use terminal::Terminal;
@@ -55,7 +56,7 @@ pub(crate) fn run(args: &cli::Run) -> Outcome {
         folder,
         sandbox: args.confinement.sandbox(),
     };
-    let mut built = build::build(plan, &stop)?;
+    let mut built = build::build(plan, &stop).map_err(short_of_files)?;
     // Its path goes when it is dropped.
     let _control = built.watched.serve(args)?;
     let worked = tasks::await_agents(&mut built).and_then(|()| tasks::run(&config, &mut built));
@@ -69,6 +70,19 @@ pub(crate) fn run(args: &cli::Run) -> Outcome {
         // How a partition ended says more than the wait that it broke.
         (false, Err(failure)) => ended.and(Err(failure)),
     }
+}
+
+/// Adds what to do about a limit of this process that was met on the way.
+fn short_of_files(failure: Failure) -> Failure {
+    let said = io::Error::from(rustix::io::Errno::MFILE).to_string();
+    if failure.hint.is_some() || !failure.what.contains(&said) {
+        return failure;
+    }
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let limit = limit.current.unwrap_or(u64::MAX);
+    failure.hint(format!(
+        "this process may have {limit} files open; raise the limit: ulimit -n"
+    ))
 }
 
 /// Looks after partitions until all have ended or a stop is asked for.
