@@ -31,6 +31,9 @@ pub(crate) enum Ended {
     Skipped(String),
 }
 
+/// What the step `test` tests: all but real guests, which have a step of their own.
+pub(crate) const TESTED: [&str; 3] = ["--workspace", "--exclude", "petri_tests"];
+
 struct Step {
     name: &'static str,
     what: &'static str,
@@ -74,9 +77,8 @@ const STEPS: &[Step] = &[
         name: "test",
         what: "tests of every crate",
         run: |tally| {
-            let mut test = cargo(["test", "--workspace", "--locked", "--no-fail-fast"]);
-            // Real guests have a step of their own.
-            tests(tally, test.args(["--exclude", "petri_tests"]))
+            let mut test = cargo(["test", "--locked", "--no-fail-fast"]);
+            tests(tally, test.args(TESTED))
         },
     },
     Step {

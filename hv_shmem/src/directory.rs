@@ -34,6 +34,8 @@
 use crate::claim::BadClaim;
 use crate::claim::Fields;
 use crate::claim::put;
+use crate::guard::Guard;
+use crate::guard::stands;
 use crate::layout::Layout;
 use crate::layout::PeerId;
 use crate::mem::SharedMem;
@@ -323,7 +325,7 @@ impl ClaimedEntry {
         len: u64,
         place: Range<u64>,
     ) -> Result<(), BadClaim> {
-        let fits = cfg!(feature = "negative_control_directory")
+        let fits = !stands(Guard::Directory)
             || (start.is_multiple_of(RING_ALIGN)
                 && start >= place.start
                 && start.checked_add(len).is_some_and(|end| end <= place.end));

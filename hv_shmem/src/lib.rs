@@ -13,6 +13,7 @@ pub mod check;
 pub mod claim;
 pub mod directory;
 pub mod doorbell;
+pub mod guard;
 pub mod header;
 pub mod host_pages;
 pub mod layout;

@@ -9,21 +9,15 @@
 //! peer writes into the section itself: then the owner's own records must still
 //! hold, and nothing may lead outside the section.
 
-#![cfg_attr(
-    any(
-        feature = "negative_control_generation",
-        feature = "negative_control_returns",
-        feature = "negative_control_stale",
-        feature = "negative_control_residue",
-    ),
-    expect(dead_code, reason = "a control runs one of the settings")
-)]
-
 mod harness;
 mod model;
 #[path = "harness/random.rs"]
 mod random;
 
+#[cfg(feature = "negative_control")]
+use hv_shmem::guard::Guard;
+#[cfg(feature = "negative_control")]
+use hv_shmem::guard::without;
 use hv_shmem::mem::HeapMem;
 use hv_shmem::mem::SharedMem;
 use model::Op;
@@ -97,12 +91,6 @@ fn scribbled(cases: u64) -> u64 {
     failures
 }
 
-#[cfg(not(any(
-    feature = "negative_control_generation",
-    feature = "negative_control_returns",
-    feature = "negative_control_stale",
-    feature = "negative_control_residue",
-)))]
 mod whole {
     use super::*;
     use proptest::prelude::*;
@@ -176,28 +164,31 @@ mod whole {
 }
 
 /// Without the end of the generations, a span from before the wrap resolves.
-#[cfg(feature = "negative_control_generation")]
+#[cfg(feature = "negative_control")]
 #[test]
 fn control_t4_generation() {
     let cases = harness::cases(20_000);
     let guard = Some("retiring blocks whose generations have run out");
-    harness::report("T4", WHAT, guard, cases, flat(cases));
+    let failures = without(Guard::Generation, || flat(cases));
+    harness::report("T4", WHAT, guard, cases, failures);
 }
 
 /// Without the generation check, every freed span still resolves.
-#[cfg(all(feature = "negative_control_stale", target_os = "linux"))]
+#[cfg(all(feature = "negative_control", target_os = "linux"))]
 #[test]
 fn control_t4_stale() {
     let cases = harness::cases(20_000);
     let guard = Some("generation check");
-    harness::report("T4", WHAT_READ_ONLY, guard, cases, read_only(cases));
+    let failures = without(Guard::Stale, || read_only(cases));
+    harness::report("T4", WHAT_READ_ONLY, guard, cases, failures);
 }
 
 /// Without the check of claims, a return from the wrong hands is taken.
-#[cfg(feature = "negative_control_returns")]
+#[cfg(feature = "negative_control")]
 #[test]
 fn control_t4_returns() {
     let cases = harness::cases(20_000);
     let guard = Some("check of what is returned");
-    harness::report("T4", WHAT_SCRIBBLED, guard, cases, scribbled(cases));
+    let failures = without(Guard::Returns, || scribbled(cases));
+    harness::report("T4", WHAT_SCRIBBLED, guard, cases, failures);
 }

@@ -12,6 +12,10 @@ use hv_shmem::arena::ArenaPlace;
 use hv_shmem::arena::ArenaView;
 use hv_shmem::arena::Magazine;
 use hv_shmem::arena::ReturnClaim;
+#[cfg(feature = "negative_control")]
+use hv_shmem::guard::Guard;
+#[cfg(feature = "negative_control")]
+use hv_shmem::guard::without;
 use hv_shmem::layout::PeerId;
 use hv_shmem::mem::HeapMem;
 use hv_shmem::span::Access;
@@ -121,7 +125,6 @@ fn paint(view: &SpanView<HeapMem>, byte: u8, len: u64) {
     }
 }
 
-#[cfg(not(feature = "negative_control_residue"))]
 #[test]
 fn t19_residual_data() {
     let cases = harness::cases(5_000);
@@ -129,9 +132,10 @@ fn t19_residual_data() {
 }
 
 /// Without the zeroing, the pattern shows.
-#[cfg(feature = "negative_control_residue")]
+#[cfg(feature = "negative_control")]
 #[test]
 fn control_t19_residue() {
     let cases = harness::cases(5_000);
-    harness::report("T19", WHAT, Some("zeroing"), cases, run(cases));
+    let failures = without(Guard::Residue, || run(cases));
+    harness::report("T19", WHAT, Some("zeroing"), cases, failures);
 }

@@ -6,6 +6,10 @@ mod harness;
 #[path = "harness/random.rs"]
 mod random;
 
+#[cfg(feature = "negative_control")]
+use hv_shmem::guard::Guard;
+#[cfg(feature = "negative_control")]
+use hv_shmem::guard::without;
 use hv_shmem::mem::HeapMem;
 use hv_shmem::mem::Ledger;
 use hv_shmem::mem::LedgerMem;
@@ -252,7 +256,6 @@ fn run(cases: u64) -> u64 {
     failures
 }
 
-#[cfg(not(feature = "negative_control_fetch"))]
 #[test]
 fn t1_double_fetch() {
     let cases = harness::cases(50_000);
@@ -261,13 +264,15 @@ fn t1_double_fetch() {
 
 /// With the producer index loaded once to be checked and once more to be used,
 /// the ledger counts, and the ring reads nonsense.
-#[cfg(feature = "negative_control_fetch")]
+#[cfg(feature = "negative_control")]
 #[test]
 fn control_t1_double_fetch() {
     let cases = harness::cases(50_000).min(50_000);
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let failures = std::panic::catch_unwind(|| run(cases)).unwrap_or(1);
+    let failures = without(Guard::Fetch, || {
+        std::panic::catch_unwind(|| run(cases)).unwrap_or(1)
+    });
     std::panic::set_hook(hook);
     let guard = Some("one load for check and use of the producer index");
     harness::report("T1", WHAT, guard, cases, failures);

@@ -9,6 +9,10 @@ mod harness;
 #[path = "harness/random.rs"]
 mod random;
 
+#[cfg(feature = "negative_control")]
+use hv_shmem::guard::Guard;
+#[cfg(feature = "negative_control")]
+use hv_shmem::guard::without;
 use hv_shmem::host_pages::HostPages;
 use hv_shmem::layout::PeerId;
 use hv_shmem::layout::RegionSpec;
@@ -232,20 +236,19 @@ fn run(cases: u64) -> u64 {
         .count() as u64
 }
 
-#[cfg(not(feature = "negative_control_directory"))]
 #[test]
 fn t2_hostile_directory() {
     let cases = harness::cases(400);
     harness::report("T2", WHAT, None, cases, run(cases));
 }
 
-#[cfg(feature = "negative_control_directory")]
+#[cfg(feature = "negative_control")]
 #[test]
 fn control_t2_hostile_directory() {
     let cases = harness::cases(400).min(5000);
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let failures = run(cases);
+    let failures = without(Guard::Directory, || run(cases));
     std::panic::set_hook(hook);
     let guard = Some("the bounds of a directory entry's places");
     harness::report("T2", WHAT, guard, cases, failures);

@@ -8,20 +8,15 @@
 //! position within a lap and more, every boundary value. Then structured random
 //! cases: an honest train of operations with one word changed.
 
-#![cfg_attr(
-    any(
-        feature = "negative_control_index",
-        feature = "negative_control_cursor",
-        feature = "negative_control_sequence",
-    ),
-    expect(dead_code, reason = "a control looks at one kind of word")
-)]
-
 mod harness;
 #[path = "harness/random.rs"]
 mod random;
 
 use hv_shmem::Violation;
+#[cfg(feature = "negative_control")]
+use hv_shmem::guard::Guard;
+#[cfg(feature = "negative_control")]
+use hv_shmem::guard::without;
 use hv_shmem::mem::HeapMem;
 use hv_shmem::mem::Ordering;
 use hv_shmem::mem::SharedMem;
@@ -474,11 +469,6 @@ fn quietly<R>(f: impl FnOnce() -> R) -> R {
     result
 }
 
-#[cfg(not(any(
-    feature = "negative_control_index",
-    feature = "negative_control_cursor",
-    feature = "negative_control_sequence",
-)))]
 #[test]
 fn t2_index_corruption_every_boundary() {
     let widest = if harness::cases(0) > 1_000_000 { 16 } else { 8 };
@@ -492,11 +482,6 @@ fn t2_index_corruption_every_boundary() {
     );
 }
 
-#[cfg(not(any(
-    feature = "negative_control_index",
-    feature = "negative_control_cursor",
-    feature = "negative_control_sequence",
-)))]
 #[test]
 fn t2_index_corruption() {
     let cases = harness::cases(100_000);
@@ -504,38 +489,38 @@ fn t2_index_corruption() {
     harness::report("T2", WHAT, None, cases, failures);
 }
 
-#[cfg(any(
-    feature = "negative_control_index",
-    feature = "negative_control_cursor",
-    feature = "negative_control_sequence",
-))]
-fn control(words: &[Word], guard: &str) {
+#[cfg(feature = "negative_control")]
+fn control(words: &[Word], out: Guard, guard: &str) {
     let cases = harness::cases(5000).min(5000);
-    let failures = quietly(|| structured(words, cases));
+    let failures = quietly(|| without(out, || structured(words, cases)));
     harness::report("T2", WHAT, Some(guard), cases, failures);
-    let (cases, failures) = quietly(|| exhaustive(words, 4));
+    let (cases, failures) = quietly(|| without(out, || exhaustive(words, 4)));
     let what = "every boundary of every small ring";
     harness::report("T2", what, Some(guard), cases, failures);
 }
 
-#[cfg(feature = "negative_control_index")]
+#[cfg(feature = "negative_control")]
 #[test]
 fn control_t2_producer_index() {
     let words = [Word::Index, Word::IndexInPlace];
-    control(&words, "the bounds of the producer index");
+    control(&words, Guard::Index, "the bounds of the producer index");
 }
 
-#[cfg(feature = "negative_control_cursor")]
+#[cfg(feature = "negative_control")]
 #[test]
 fn control_t2_cursor() {
     let words = [Word::BulkCursor, Word::InlineCursor, Word::MpscCursor];
-    control(&words, "the bounds of the cursor");
+    control(&words, Guard::Cursor, "the bounds of the cursor");
 }
 
-#[cfg(feature = "negative_control_sequence")]
+#[cfg(feature = "negative_control")]
 #[test]
 fn control_t2_sequence() {
-    control(&[Word::Sequence], "the two possible sequence words");
+    control(
+        &[Word::Sequence],
+        Guard::Sequence,
+        "the two possible sequence words",
+    );
 }
 
 /// A hostile wake threshold costs at most one doorbell a flush and nothing else.

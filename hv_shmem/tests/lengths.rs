@@ -12,6 +12,10 @@ mod random;
 use hv_shmem::arena::Arena;
 use hv_shmem::arena::ArenaPlace;
 use hv_shmem::arena::ArenaView;
+#[cfg(feature = "negative_control")]
+use hv_shmem::guard::Guard;
+#[cfg(feature = "negative_control")]
+use hv_shmem::guard::without;
 use hv_shmem::layout::PeerId;
 use hv_shmem::mem::HeapMem;
 use hv_shmem::mem::Ordering;
@@ -312,14 +316,12 @@ fn named_well(
     })
 }
 
-#[cfg(not(feature = "negative_control_length"))]
 #[test]
 fn t9_batch_lengths() {
     let (cases, failures) = batches(harness::cases(0), 8);
     harness::report("T9", BATCHES, None, cases, failures);
 }
 
-#[cfg(not(feature = "negative_control_length"))]
 #[test]
 fn t9_span_lengths() {
     let (cases, failures) = spans(harness::cases(20_000));
@@ -327,21 +329,22 @@ fn t9_span_lengths() {
 }
 
 /// Without the comparison with what there is, each door gives and takes more.
-#[cfg(feature = "negative_control_length")]
+#[cfg(feature = "negative_control")]
 #[test]
 fn control_t9_batch_lengths() {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let (cases, failures) = batches(0, 4);
+    let (cases, failures) = without(Guard::Length, || batches(0, 4));
     std::panic::set_hook(hook);
     let guard = "a batch is no longer than what there is";
     harness::report("T9", BATCHES, Some(guard), cases, failures);
 }
 
-#[cfg(feature = "negative_control_length")]
+#[cfg(feature = "negative_control")]
 #[test]
 fn control_t9_span_lengths() {
-    let (cases, failures) = spans(harness::cases(5000).min(5000));
+    let cases = harness::cases(5000).min(5000);
+    let (cases, failures) = without(Guard::Length, || spans(cases));
     let guard = "a span is no longer than its block";
     harness::report("T9", SPANS, Some(guard), cases, failures);
 }

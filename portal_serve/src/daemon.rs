@@ -9,6 +9,7 @@ use crate::PortalSocket;
 use crate::RegionConfig;
 use crate::ServeError;
 use crate::activation;
+use crate::guard::Guard;
 use crate::notice::Budget;
 use crate::prepare::assign;
 use crate::prepare::make_folder;
@@ -21,6 +22,7 @@ use crate::store;
 use hv_shmem::backing::MappedMem;
 use hv_shmem::doorbell::EventFd;
 use hv_shmem::name::Name;
+use portal_device::guard::stands;
 use portal_ivshmem_server::ClientId as QemuId;
 use portal_protocol::server::ClientId as PortalId;
 use portal_switchboard::PeerKey;
@@ -661,7 +663,7 @@ pub(crate) fn no_files() -> String {
 }
 
 fn spare() -> Option<OwnedFd> {
-    if cfg!(feature = "negative_control_spare") {
+    if !stands(Guard::Spare) {
         return None;
     }
     rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()

@@ -20,6 +20,7 @@ mod activation;
 mod config;
 mod daemon;
 mod error;
+pub mod guard;
 mod kept;
 mod notice;
 mod portal;

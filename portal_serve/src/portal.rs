@@ -9,6 +9,7 @@ use crate::daemon::Sent;
 use crate::daemon::Served;
 use crate::daemon::bell;
 use crate::daemon::no_files;
+use crate::guard::Guard;
 use crate::state::Origin;
 use crate::wire;
 use hv_shmem::backing::MappedMem;
@@ -16,6 +17,7 @@ use hv_shmem::backing::Part;
 use hv_shmem::doorbell::EventFd;
 use hv_shmem::layout::PeerId;
 use hv_shmem::name::Name;
+use portal_device::guard::stands;
 use portal_device::inspect::Node;
 use portal_ivshmem_server::Departures;
 use portal_ivshmem_server::Refused;
@@ -60,7 +62,7 @@ impl Daemon {
         let now = self.now();
         let (id, displaced) = self.portal.connect(now);
         if let Some((other, departure)) = displaced
-            && !cfg!(feature = "negative_control_portal_displaced")
+            && stands(Guard::Displaced)
         {
             self.forget_portal(other, departure);
         }
@@ -99,8 +101,7 @@ impl Daemon {
                     self.place(Client::Portal(id), key);
                     self.done(id, done);
                 }
-                Err(Lost::Broke(_) | Lost::OutOfTurn)
-                    if cfg!(feature = "negative_control_portal_broke") => {}
+                Err(Lost::Broke(_) | Lost::OutOfTurn) if !stands(Guard::Broke) => {}
                 Err(why) => return self.lose_portal(id, why),
             }
             // The answer goes out before the next request is read.
@@ -183,7 +184,7 @@ impl Daemon {
     }
 
     pub(crate) fn keep_time_of_portal(&mut self, now: Duration) {
-        let stands = !cfg!(feature = "negative_control_portal_stall");
+        let stands = stands(Guard::Stall);
         while stands && let Some((id, departure)) = self.portal.overdue(&mut self.board, now) {
             self.forget_portal(id, departure);
         }

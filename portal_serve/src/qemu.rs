@@ -7,10 +7,12 @@ use crate::daemon::Daemon;
 use crate::daemon::Sent;
 use crate::daemon::bell;
 use crate::daemon::no_files;
+use crate::guard::Guard;
 use crate::region::Memory;
 use crate::state::Origin;
 use crate::state::Process;
 use crate::wire;
+use portal_device::guard::stands;
 use portal_ivshmem_server::ClientId;
 use portal_ivshmem_server::Departure;
 use portal_ivshmem_server::Lost;
@@ -65,7 +67,7 @@ impl Daemon {
         let mut bytes = [0; 8];
         match rustix::net::recv(&connection.socket, &mut bytes, RecvFlags::DONTWAIT) {
             Ok((0, _)) => self.lose_qemu(id, Lost::Closed),
-            Ok(_) if cfg!(feature = "negative_control_spoke") => {}
+            Ok(_) if !stands(Guard::Spoke) => {}
             Ok(_) => self.lose_qemu(id, Lost::Spoke),
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(_) => self.lose_qemu(id, Lost::Closed),
@@ -95,7 +97,7 @@ impl Daemon {
     }
 
     pub(crate) fn keep_time_of_qemu(&mut self, now: Duration) {
-        if cfg!(feature = "negative_control_overdue") {
+        if !stands(Guard::Overdue) {
             return;
         }
         let running: Vec<_> = self.qemu.running_out().collect();

@@ -492,13 +492,16 @@ mod tests {
         said.and_then(|said| said.parse().ok()).unwrap_or(otherwise)
     }
 
-    fn run(control: &str) -> u64 {
-        let (cases, seed) = (number("PORTAL_CASES", 2000), number("PORTAL_SEED", 1));
+    fn run(control: &str, most: u64) -> u64 {
+        let cases = number("PORTAL_CASES", 2000).min(most);
+        let seed = number("PORTAL_SEED", 1);
         let mut failures = 0u64;
         for case in 0..cases {
             if let Err(why) = hostile(seed.rotate_left(32) ^ case) {
                 failures += 1;
-                eprintln!("case {case}: {why}");
+                if failures <= 3 {
+                    eprintln!("case {case}: {why}");
+                }
             }
         }
         println!(
@@ -510,14 +513,14 @@ mod tests {
 
     #[test]
     fn t2_hostile_virtqueue() {
-        assert_eq!(run(""), 0);
+        assert_eq!(run("", u64::MAX), 0);
     }
 
     #[cfg(feature = "negative_control")]
     #[test]
     fn control_t2_open_requests() {
         let name = "\"control\":\"as many requests open as the queue has entries\",";
-        let failures = portal_device::guard::without(Guard::OpenRequests, || run(name));
+        let failures = portal_device::guard::without(Guard::OpenRequests, || run(name, 5000));
         assert!(failures > 0, "nothing failed");
     }
 }

@@ -7,12 +7,15 @@ use super::targets;
 use super::threats;
 use crate::process;
 use crate::process::Echo;
+use crate::steps;
 use crate::workspace;
+use crate::workspace::Package;
 use anyhow::Context;
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
+use std::time::Instant;
 
 /// What the cargo features begin with that let a crate's controls take guards out.
 const CONTROL_FEATURE: &str = "negative_control";
@@ -38,6 +41,8 @@ pub(super) struct Ran {
     pub lines: Vec<Line>,
     /// Whether they count.
     pub verdict: Verdict,
+    /// How long it ran.
+    pub took: Duration,
 }
 
 /// Whether a harness's lines count.
@@ -51,18 +56,24 @@ pub(super) enum Verdict {
     Broken(String),
 }
 
-/// Builds all tests in release, and once more, quickly and unoptimised, with each
-/// control feature those that have a control of it; returns the harnesses in order
-/// of their threats.
+/// Builds the tests and, once more with each control feature, those that have a
+/// control of it; returns the harnesses in order of their threats.
+///
+/// The short form runs what the step `test` has built, unoptimised; the full form
+/// optimised builds of the targets that hold harnesses.
 ///
 /// # Errors
 /// When something does not build; cargo has said what.
-pub(super) fn find() -> anyhow::Result<Vec<Harness>> {
+pub(super) fn find(full: bool) -> anyhow::Result<Vec<Harness>> {
     let mut found = Vec::new();
-    for artifact in build(&["--workspace".to_owned(), "--release".to_owned()])? {
+    let packages = workspace::packages()?;
+    let args = match full {
+        true => in_release(&packages),
+        false => steps::TESTED.map(str::to_owned).to_vec(),
+    };
+    for artifact in build(&args)? {
         found.extend(list(&artifact)?);
     }
-    let packages = workspace::packages()?;
     let mut features: Vec<&String> = packages.iter().flat_map(|p| p.features.keys()).collect();
     features.retain(|f| f.starts_with(CONTROL_FEATURE));
     features.sort();
@@ -98,6 +109,18 @@ pub(super) fn find() -> anyhow::Result<Vec<Harness>> {
     Ok(found)
 }
 
+fn in_release(packages: &[Package]) -> Vec<String> {
+    let mut args = vec!["--release".to_owned()];
+    for package in packages {
+        let targets = targets::with_harnesses(package);
+        if !targets.is_empty() {
+            args.push(format!("--package={}", package.name));
+            args.extend(targets);
+        }
+    }
+    args
+}
+
 /// Runs one harness with `cases` cases.
 ///
 /// # Errors
@@ -119,10 +142,16 @@ pub(super) fn run(
     if full {
         command.arg("--include-ignored");
     }
+    let started = Instant::now();
     let outcome = process::run(&mut command, limit, Echo::No)?;
+    let took = started.elapsed();
     let lines = line::parse(&outcome.stdout)?;
     let verdict = judge(harness, &outcome, &lines);
-    Ok(Ran { lines, verdict })
+    Ok(Ran {
+        lines,
+        verdict,
+        took,
+    })
 }
 
 fn judge(harness: &Harness, outcome: &process::Outcome, lines: &[Line]) -> Verdict {

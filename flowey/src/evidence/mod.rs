@@ -40,6 +40,7 @@ mod longer;
 mod page;
 mod targets;
 mod threats;
+mod turns;
 
 pub(crate) use page::Output;
 pub(crate) use page::run;

@@ -7,6 +7,7 @@ use super::line::Line;
 use super::longer;
 use super::threats::THREATS;
 use super::threats::Threat;
+use super::turns;
 use crate::workspace;
 use anyhow::Context;
 use serde::Serialize;
@@ -24,11 +25,6 @@ pub(crate) struct Output {
     pub page: Option<PathBuf>,
 }
 
-/// Limit of one harness in the short form.
-const SHORT_LIMIT: Duration = Duration::from_secs(120);
-/// Limit of one harness in the full form.
-const FULL_LIMIT: Duration = Duration::from_secs(4 * 60 * 60);
-
 /// One row: a harness and its controls, or a threat with nothing built.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -38,6 +34,8 @@ struct Row {
     cases: u64,
     failures: u64,
     seed: u64,
+    /// How long the harness ran.
+    seconds: f64,
     /// 95% upper bound of the failure rate, where nothing failed.
     bound: Option<f64>,
     /// Guards that were taken out, with the failures that followed.
@@ -52,6 +50,7 @@ struct ControlRun {
     guard: String,
     cases: u64,
     failures: u64,
+    seconds: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -76,10 +75,13 @@ enum State {
 /// be written.
 pub(crate) fn run(full: bool, seed: u64, output: &Output) -> anyhow::Result<(usize, usize)> {
     let started = Instant::now();
-    let harnesses = harness::find()?;
+    let harnesses = harness::find(full)?;
+    eprintln!("built in {} s", started.elapsed().as_secs());
+    let mut ran = turns::run_all(&harnesses, full, seed)?.into_iter();
     let mut rows = Vec::new();
     for threat in &THREATS {
-        rows.extend(rows_of(threat, &harnesses, full, seed)?);
+        let own = harnesses.iter().filter(|h| h.threat == threat.number);
+        rows.extend(rows_of(threat, own.zip(&mut ran)));
     }
     if output.json {
         for row in &rows {
@@ -98,22 +100,12 @@ pub(crate) fn run(full: bool, seed: u64, output: &Output) -> anyhow::Result<(usi
     Ok((held, broken))
 }
 
-fn rows_of(
+fn rows_of<'a>(
     threat: &Threat,
-    harnesses: &[Harness],
-    full: bool,
-    seed: u64,
-) -> anyhow::Result<Vec<Row>> {
-    let (cases, limit) = match full {
-        true => (threat.full, FULL_LIMIT),
-        false => (threat.short, SHORT_LIMIT),
-    };
+    ran: impl Iterator<Item = (&'a Harness, harness::Ran)>,
+) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
-    for harness in harnesses.iter().filter(|h| h.threat == threat.number) {
-        eprintln!("{:>4} {}", threat.id(), harness.test);
-        // A control only has to show that the harness can fail.
-        let cases = if harness.control { threat.short } else { cases };
-        let ran = harness::run(harness, cases, seed, full, limit)?;
+    for (harness, ran) in ran {
         if harness.control {
             add_control(threat, &mut rows, &harness.test, ran);
         } else {
@@ -129,13 +121,13 @@ fn rows_of(
     if rows.is_empty() {
         rows.push(Row::empty(threat, State::NotBuilt, "not built yet"));
     }
-    Ok(rows)
+    rows
 }
 
 fn add_harness(threat: &Threat, rows: &mut Vec<Row>, test: &str, ran: harness::Ran) {
     let first = rows.len();
     for line in ran.lines.into_iter().filter(|l| l.control.is_none()) {
-        rows.push(Row::of(threat, line));
+        rows.push(Row::of(threat, line, ran.took));
     }
     match ran.verdict {
         Verdict::Held => {}
@@ -169,6 +161,7 @@ fn add_control(threat: &Threat, rows: &mut Vec<Row>, test: &str, ran: harness::R
             guard: line.control.unwrap_or_default(),
             cases: line.cases,
             failures: line.failures,
+            seconds: ran.took.as_secs_f64(),
         };
         match row {
             Some(row) => row.controls.push(control),
@@ -185,7 +178,7 @@ fn add_control(threat: &Threat, rows: &mut Vec<Row>, test: &str, ran: harness::R
 }
 
 impl Row {
-    fn of(threat: &Threat, line: Line) -> Self {
+    fn of(threat: &Threat, line: Line, took: Duration) -> Self {
         Self {
             threat: threat.id(),
             title: threat.what,
@@ -194,6 +187,7 @@ impl Row {
             cases: line.cases,
             failures: line.failures,
             seed: line.seed,
+            seconds: took.as_secs_f64(),
             controls: Vec::new(),
             state: State::Held,
             why: None,
@@ -208,6 +202,7 @@ impl Row {
             cases: 0,
             failures: 0,
             seed: 0,
+            seconds: 0.0,
             bound: None,
             controls: Vec::new(),
             state,
@@ -254,12 +249,16 @@ fn table(rows: &[Row]) -> String {
         if row.what.is_some() {
             let _ = writeln!(
                 text,
-                "     {what}: {cases} cases, {failures} failures, rate below {bound}, seed {}",
-                row.seed
+                "     {what}: {cases} cases, {failures} failures, rate below {bound}, seed {}, {:.1} s",
+                row.seed, row.seconds
             );
         }
         if !controls.is_empty() {
-            let _ = writeln!(text, "     without {controls} failed, as it must");
+            let seconds: f64 = row.controls.iter().map(|c| c.seconds).sum();
+            let _ = writeln!(
+                text,
+                "     without {controls} failed, as it must, {seconds:.1} s"
+            );
         }
         if row.state == State::Broken
             && let Some(why) = &row.why
@@ -338,6 +337,7 @@ mod tests {
         harness::Ran {
             lines,
             verdict: Verdict::Held,
+            took: Duration::ZERO,
         }
     }
 
@@ -376,6 +376,7 @@ mod tests {
         let ran = harness::Ran {
             lines: Vec::new(),
             verdict: Verdict::Broken("exit status: 101\npanicked".to_owned()),
+            took: Duration::ZERO,
         };
         add_harness(&THREATS[0], &mut rows, "t1_x", ran);
         assert_eq!(rows[0].state, State::Broken);

@@ -1,21 +1,42 @@
-//! Which of a package's targets hold the controls of one cargo feature. Building
-//! only those keeps a dozen features a matter of a minute.
+//! Which of a package's targets hold harnesses, and which the controls of one cargo
+//! feature. Building only those saves minutes.
 
+use super::threats;
 use crate::workspace::Package;
 use crate::workspace::Target;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 
-/// The arguments that make cargo build the targets of `package` with a control
-/// that names `feature`.
+/// The arguments that make cargo build the targets of `package` with a harness or a
+/// control.
+pub(super) fn with_harnesses(package: &Package) -> Vec<String> {
+    with(package, |text| functions(text, |_| true))
+}
+
+/// The same for the targets with a control that names `feature`.
 pub(super) fn with_controls(package: &Package, feature: &str) -> Vec<String> {
     let named = format!("\"{feature}\"");
+    with(package, |text| {
+        text.contains(&named) && functions(text, |(_, control)| control)
+    })
+}
+
+/// Whether a function of this source is named after a threat, and is `wanted`.
+fn functions(text: &str, wanted: impl Fn((u8, bool)) -> bool) -> bool {
+    let mut names = text
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("fn ")?.split('(').next());
+    names.any(|name| threats::of_test(name).is_some_and(&wanted))
+}
+
+fn with(package: &Package, wanted: impl Fn(&str) -> bool) -> Vec<String> {
     let holds = |target: &&Target| {
-        sources(&target.src_path).iter().any(|file| {
-            let text = fs::read_to_string(file).unwrap_or_default();
-            text.contains("fn control_t") && text.contains(&named)
-        })
+        let files = sources(&target.src_path);
+        let mut texts = files
+            .iter()
+            .filter_map(|file| fs::read_to_string(file).ok());
+        texts.any(|text| wanted(&text))
     };
     let arg = |target: &Target| match target.is("test") {
         true => Some(format!("--test={}", target.name)),
@@ -77,7 +98,7 @@ mod tests {
             fs::write(&path, text).unwrap();
             path
         };
-        let control = "#[cfg(feature = \"negative_control_x\")]\nfn control_t1_x() {}";
+        let control = "#[cfg(feature = \"negative_control_x\")]\nfn control_t1_x() {}\n";
         let guard = "if !cfg!(feature = \"negative_control_x\") {}";
         let package = Package {
             name: "p".to_owned(),
@@ -93,5 +114,9 @@ mod tests {
         let found = with_controls(&package, "negative_control_x");
         assert_eq!(found, ["--test=with", "--test=many"]);
         assert!(with_controls(&package, "negative_control_y").is_empty());
+        assert_eq!(with_harnesses(&package), found);
+        write("tests/without.rs", "mod held {\n    fn t20_x() {}\n}\n");
+        let found = with_harnesses(&package);
+        assert_eq!(found, ["--test=with", "--test=without", "--test=many"]);
     }
 }

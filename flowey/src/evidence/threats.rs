@@ -6,7 +6,7 @@ pub(super) struct Threat {
     pub number: u8,
     /// What is feared.
     pub what: &'static str,
-    /// Cases of the short form: seconds, on every commit.
+    /// Cases of the short form: seconds of an unoptimised build, on every commit.
     pub short: u64,
     /// Cases of the full form.
     pub full: u64,
@@ -29,8 +29,8 @@ const fn threat(number: u8, what: &'static str, short: u64, full: u64) -> Threat
 
 /// Every threat. What one case is, each harness says in its `what`.
 pub(super) const THREATS: [Threat; 20] = [
-    threat(1, "double fetch", 200_000, 10_000_000),
-    threat(2, "index corruption", 1_000_000, 500_000_000),
+    threat(1, "double fetch", 100_000, 10_000_000),
+    threat(2, "index corruption", 50_000, 500_000_000),
     threat(3, "doorbell flood", 1, 60),
     threat(4, "span forgery, stale generation", 100_000, 5_000_000),
     threat(5, "resource exhaustion", 10_000, 1_000_000),
@@ -49,15 +49,15 @@ pub(super) const THREATS: [Threat; 20] = [
     threat(13, "truncation, hole punching", 20, 1_000),
     threat(14, "huge-page exhaustion", 8, 64),
     threat(15, "fd exhaustion", 64, 1_024),
-    threat(16, "hostile control client", 50_000, 50_000_000),
+    threat(16, "hostile control client", 20_000, 50_000_000),
     threat(
         17,
         "configuration changed after activation",
-        200_000,
+        20_000,
         20_000_000,
     ),
-    threat(18, "hostile saved state", 200_000, 50_000_000),
-    threat(19, "residual data", 20_000, 1_000_000),
+    threat(18, "hostile saved state", 20_000, 50_000_000),
+    threat(19, "residual data", 10_000, 1_000_000),
     threat(20, "teardown races", 1_000, 1_000_000),
 ];
 

@@ -16,6 +16,8 @@ use super::returns::ReturnClaim;
 use super::sync::Locked;
 use super::word::Holder;
 use super::word::Word;
+use crate::guard::Guard;
+use crate::guard::stands;
 use crate::layout::MAX_PEERS;
 use crate::layout::PeerId;
 use crate::mem::Ordering;
@@ -178,7 +180,7 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         }
         let at = Granule(from_first as u32);
         let state = self.state(at).ok_or(out_of_range)?;
-        let unchecked = cfg!(feature = "negative_control_returns");
+        let unchecked = !stands(Guard::Returns);
         if !unchecked && !state.is_held_by(at.slot(), Claimant::Peer(from.0)) {
             return Err(match state.holder(at.slot()) {
                 Claimant::NoBlock => out_of_range,

@@ -26,6 +26,8 @@ use super::word::Holder;
 use super::word::MAX_SPAN;
 use super::word::RETIRED;
 use super::word::Word;
+use crate::guard::Guard;
+use crate::guard::stands;
 use crate::layout::PeerId;
 use crate::mem::Ordering;
 use crate::mem::SharedMem;
@@ -250,7 +252,7 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
             self.retire(state, at);
             return None;
         };
-        if !cfg!(feature = "negative_control_residue") {
+        if stands(Guard::Residue) {
             // A whole number of granules for a block: its tail is never named,
             // and 64 bytes at once are cheaper than 7.
             let bytes = match shape {
@@ -524,7 +526,7 @@ impl<M: SharedMem> super::BoxedArena<M> {
 /// The generation of a block that was free and is handed out.
 #[inline(always)]
 fn after_free(generation: u32) -> Option<u32> {
-    if cfg!(feature = "negative_control_generation") {
+    if !stands(Guard::Generation) {
         return Some(generation.wrapping_add(1) | 1);
     }
     // Odd where it should be even only when the section was scribbled: then the
@@ -535,7 +537,7 @@ fn after_free(generation: u32) -> Option<u32> {
 /// The generation of a block that was live and is freed.
 #[inline(always)]
 fn after_live(generation: u32) -> Option<u32> {
-    if cfg!(feature = "negative_control_generation") {
+    if !stands(Guard::Generation) {
         return Some(generation.wrapping_add(1));
     }
     (generation < RETIRED - 1).then_some(generation.wrapping_add(1))

@@ -12,6 +12,8 @@ use super::runs::Search;
 use super::sync::Locked;
 use super::word::RETIRED;
 use super::word::Word;
+use crate::guard::Guard;
+use crate::guard::stands;
 use crate::mem::Ordering;
 use crate::mem::Ordering::Relaxed;
 use crate::mem::SharedMem;
@@ -124,14 +126,14 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
             let state = self.states.as_ref().get(page as usize)?;
             let head = Granule::new(page, 0);
             let found = self.window.load(head).generation();
-            if found >= RETIRED - 1 && !cfg!(feature = "negative_control_generation") {
+            if found >= RETIRED - 1 && stands(Guard::Generation) {
                 state.set_kind(Kind::Retired, held);
                 self.counts.retired.fetch_add(1, Relaxed);
                 continue;
             }
             // Blocks go on where anything in this page has ever been.
             let floor = found.wrapping_add(1) & !1;
-            if cfg!(feature = "negative_control_order") {
+            if !stands(Guard::Order) {
                 self.window
                     .store(head, Word::slab(floor, class), Ordering::Release);
             }
@@ -190,7 +192,7 @@ impl<M: SharedMem, S: AsRef<[PageState]>> Arena<M, S> {
         // in `ArenaView::resolve`.
         self.window.store(Granule::new(page, 0), word, Relaxed);
         self.window.mem().fence(Ordering::Release);
-        if retired && !cfg!(feature = "negative_control_generation") {
+        if retired && stands(Guard::Generation) {
             state.set_kind(Kind::Retired, held);
             self.counts.retired.fetch_add(1, Relaxed);
         } else {

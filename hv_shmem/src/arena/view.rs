@@ -8,6 +8,8 @@ use super::layout::ArenaLayout;
 use super::word::Holder;
 use super::word::MAX_SPAN;
 use super::word::Word;
+use crate::guard::Guard;
+use crate::guard::stands;
 use crate::layout::PeerId;
 use crate::mem::Ordering;
 use crate::mem::SharedMem;
@@ -97,9 +99,7 @@ impl<M: SharedMem> ArenaView<M> {
             }
             word
         };
-        if !cfg!(feature = "negative_control_stale")
-            && (!word.is_live() || word.generation() != span.generation)
-        {
+        if stands(Guard::Stale) && (!word.is_live() || word.generation() != span.generation) {
             return Err(stale(span, word));
         }
         if me != place.owner && word.holder() != Holder::Peer(me.0) {
@@ -109,7 +109,7 @@ impl<M: SharedMem> ArenaView<M> {
             });
         }
         let limit = word.extent().bytes().min(self.layout.end() - at);
-        if !cfg!(feature = "negative_control_length") && span.length > limit {
+        if stands(Guard::Length) && span.length > limit {
             return Err(SpanError::OutOfBounds {
                 offset: span.offset,
                 length: span.length,

@@ -38,6 +38,8 @@ use super::progress::OwnCursor;
 use super::progress::PeerCursor;
 use super::progress::arm_space;
 use super::wake::Wake;
+use crate::guard::Guard;
+use crate::guard::stands;
 use crate::mem::Ordering;
 use crate::mem::SharedMem;
 use crate::mem::Slots;
@@ -233,7 +235,7 @@ impl<M: SharedMem> BulkSender<M> {
                 Err(e) => return Err(e),
             }
         }
-        if cfg!(feature = "negative_control_length") {
+        if !stands(Guard::Length) {
             return Ok(wanted);
         }
         Ok(wanted.min(self.limit.wrapping_sub(self.next)))
@@ -440,7 +442,7 @@ impl<M: SharedMem> BulkReceiver<M> {
         if self.next == self.ready && !self.refresh()? {
             return Ok(0);
         }
-        if cfg!(feature = "negative_control_length") {
+        if !stands(Guard::Length) {
             return Ok(wanted);
         }
         Ok(wanted.min(self.ready.wrapping_sub(self.next)))
@@ -495,7 +497,7 @@ impl<M: SharedMem> BulkReceiver<M> {
         // slots are read after it.
         let found = self.produced.load(FIRST_WORD, Ordering::Acquire);
         let waiting = found.wrapping_sub(self.next);
-        if !cfg!(feature = "negative_control_index") && waiting > self.slots.count() {
+        if stands(Guard::Index) && waiting > self.slots.count() {
             let v = Violation::ProducerIndex {
                 found,
                 low: self.ready,
@@ -504,7 +506,7 @@ impl<M: SharedMem> BulkReceiver<M> {
             self.poison = Some(v);
             return Err(v.into());
         }
-        self.ready = if cfg!(feature = "negative_control_fetch") {
+        self.ready = if !stands(Guard::Fetch) {
             self.produced.load(FIRST_WORD, Ordering::Acquire)
         } else {
             found

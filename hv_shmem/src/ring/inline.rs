@@ -29,6 +29,8 @@ use super::progress::OwnCursor;
 use super::progress::PeerCursor;
 use super::progress::arm_space;
 use super::wake::Wake;
+use crate::guard::Guard;
+use crate::guard::stands;
 use crate::mem::Ordering;
 use crate::mem::SharedMem;
 use crate::mem::Slots;
@@ -353,7 +355,7 @@ impl<M: SharedMem> InlineReceiver<M> {
         } else {
             full.wrapping_sub(self.slots.count())
         };
-        if !cfg!(feature = "negative_control_sequence") && found != empty && self.poison.is_none() {
+        if stands(Guard::Sequence) && found != empty && self.poison.is_none() {
             self.poison = Some(Violation::Sequence {
                 slot: self.slots.index(self.next),
                 found,

@@ -16,6 +16,8 @@ use super::place::PlaceError;
 use super::place::SPACE_THRESHOLD;
 use super::place::consumer_line;
 use super::wake::Wake;
+use crate::guard::Guard;
+use crate::guard::stands;
 use crate::mem::Ordering;
 use crate::mem::SharedMem;
 use crate::violation::Violation;
@@ -66,7 +68,7 @@ impl<M: SharedMem> PeerCursor<M> {
         let found = line.load(FIRST_WORD, Ordering::Acquire);
         let high = produced();
         let possible = high.wrapping_sub(self.seen);
-        if !cfg!(feature = "negative_control_cursor") && found.wrapping_sub(self.seen) > possible {
+        if stands(Guard::Cursor) && found.wrapping_sub(self.seen) > possible {
             return Err(Violation::Cursor {
                 found,
                 low: self.seen,

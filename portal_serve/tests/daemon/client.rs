@@ -1,6 +1,6 @@
 //! A client that reads the protocol word for word.
 
-use crate::daemon::PATIENCE;
+use crate::daemon::patience;
 use hv_shmem::backing::Backing;
 use hv_shmem::backing::MappedMem;
 use hv_shmem::backing::SharedPart;
@@ -61,7 +61,7 @@ impl Client {
     /// Joins a region whose peers have this many vectors.
     pub(crate) fn join(path: &Path, vectors: usize) -> io::Result<Self> {
         let socket = UnixStream::connect(path)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(patience()))?;
         let (version, none) = receive(&socket)?;
         assert!((version, none.is_none()) == (0, true), "version 0");
         let (id, none) = receive(&socket)?;

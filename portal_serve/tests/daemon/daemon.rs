@@ -5,6 +5,8 @@ use portal_serve::Limits;
 use portal_serve::Options;
 use portal_serve::PortalSocket;
 use portal_serve::RegionConfig;
+#[cfg(feature = "negative_control")]
+use portal_serve::guard::Guard;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use std::io::Read as _;
@@ -25,11 +27,42 @@ const PORTAL: &str = "PORTAL_SERVE_TEST_PORTAL";
 const STATE: &str = "PORTAL_SERVE_TEST_STATE";
 const GRACE: &str = "PORTAL_SERVE_TEST_GRACE_MS";
 
+/// Lines of a daemon's log that a test that fails shows.
+const LOG_LINES: usize = 20;
+
 /// Every wait of these tests ends here; the daemon itself ends a little later.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+#[cfg(feature = "negative_control")]
+const WITHOUT: &str = "PORTAL_SERVE_TEST_WITHOUT";
+
+#[cfg(feature = "negative_control")]
+std::thread_local! {
+    static OUT: std::cell::Cell<Option<Guard>> = const { std::cell::Cell::new(None) };
+}
+
+/// Daemons that `run` starts do without this guard.
+#[cfg(feature = "negative_control")]
+pub(crate) fn without<R>(guard: Guard, run: impl FnOnce() -> R) -> R {
+    OUT.set(Some(guard));
+    let result = run();
+    OUT.set(None);
+    result
+}
+
 /// In the child: serves until SIGTERM, as `portal serve` does.
 pub(crate) fn serve_as_told() {
+    #[cfg(feature = "negative_control")]
+    if let Ok(told) = std::env::var(WITHOUT) {
+        use Guard::*;
+        let mut guards = [Broke, Displaced, Overdue, Spare, Spoke, Stall].into_iter();
+        let guard = guards.find(|guard| format!("{guard:?}") == told);
+        return portal_device::guard::without(guard.expect("the parent's"), serve);
+    }
+    serve();
+}
+
+fn serve() {
     let Ok(regions) = std::env::var(REGIONS) else {
         return;
     };
@@ -237,7 +270,12 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the daemon's log:\n{}", self.log());
+            let log = self.log();
+            let lines: Vec<_> = log.lines().rev().take(LOG_LINES).collect();
+            eprintln!(
+                "the end of the daemon's log, backwards:\n{}",
+                lines.join("\n")
+            );
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -259,6 +297,10 @@ pub(crate) fn command(regions: &str, welcome: Duration, stall: Duration) -> Comm
         .env(STALL, stall.as_millis().to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
+    #[cfg(feature = "negative_control")]
+    if let Some(guard) = OUT.get() {
+        command.env(WITHOUT, format!("{guard:?}"));
+    }
     command
 }
 
@@ -283,10 +325,19 @@ pub(crate) fn refusal(socket: &Path) -> String {
     text
 }
 
+/// How long what a test waits for may take. Little where it is not to come.
+pub(crate) fn patience() -> Duration {
+    #[cfg(feature = "negative_control")]
+    if OUT.get().is_some() {
+        return PATIENCE / 5;
+    }
+    PATIENCE
+}
+
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience();
     while !holds() {
-        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < end, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -5,6 +5,7 @@
 use crate::client::Client;
 use crate::client::receive;
 use crate::daemon::Daemon;
+use crate::daemon::patience;
 use crate::daemon::until;
 use rustix::net::SendAncillaryBuffer;
 use rustix::net::SendAncillaryMessage;
@@ -74,24 +75,22 @@ impl Harness {
     }
 
     /// Every case has to hold.
-    #[cfg(not(any(
-        feature = "negative_control_overdue",
-        feature = "negative_control_spare",
-        feature = "negative_control_spoke",
-    )))]
     fn holds(&self, cases: u64, run: impl FnOnce(u64)) {
         run(cases);
         self.line("", cases, 0);
     }
 
-    /// With a guard taken out, it has to fail.
-    #[cfg(any(
-        feature = "negative_control_overdue",
-        feature = "negative_control_spare",
-        feature = "negative_control_spoke",
-    ))]
-    fn fails(&self, guard: &str, cases: u64, run: impl FnOnce(u64) + std::panic::UnwindSafe) {
-        let failed = std::panic::catch_unwind(|| run(cases)).is_err();
+    /// With a guard taken out of the daemon, it has to fail.
+    #[cfg(feature = "negative_control")]
+    fn fails(
+        &self,
+        out: portal_serve::guard::Guard,
+        guard: &str,
+        cases: u64,
+        run: impl FnOnce(u64) + std::panic::UnwindSafe,
+    ) {
+        let run = || std::panic::catch_unwind(|| run(cases)).is_err();
+        let failed = crate::daemon::without(out, run);
         self.line(&format!(r#""control":"{guard}","#), cases, failed.into());
         assert!(failed, "nothing failed without \"{guard}\"");
     }
@@ -121,9 +120,7 @@ fn random_bytes_to_one(clients: u64, random: &mut Random) {
     let null = std::fs::File::open("/dev/null").expect("an fd");
     for number in 0..clients {
         let socket = UnixStream::connect(daemon.socket()).expect("listens");
-        socket
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .expect("a time");
+        socket.set_read_timeout(Some(patience())).expect("a time");
         if random.next().is_multiple_of(2) {
             let _ = receive(&socket);
         }
@@ -211,7 +208,7 @@ fn stops_reading(_: u64) {
     honest.hear_until(|h| h.others.contains_key(&deaf.id));
     // It has read its welcome; now others come and go until its buffer is full.
     std::thread::sleep(Duration::from_millis(600));
-    let end = Instant::now() + Duration::from_secs(8);
+    let end = Instant::now() + patience();
     while honest.others.contains_key(&deaf.id) {
         assert!(Instant::now() < end, "the deaf client keeps its place");
         let other = Client::join(&daemon.socket(), 1).expect("room");
@@ -300,59 +297,53 @@ fn every_limit() {
     until("all fds came back", || daemon.files() == first + 9);
 }
 
-#[cfg(not(any(
-    feature = "negative_control_overdue",
-    feature = "negative_control_spare",
-    feature = "negative_control_spoke",
-)))]
-mod held {
+#[test]
+fn t16_random_bytes_and_fds_lose_the_place_and_nothing_else() {
+    BYTES.holds(cases(400), random_bytes);
+}
+
+#[test]
+fn t16_half_open_clients_are_bounded_and_go() {
+    SILENT.holds(cases(1000).min(SILENT_MOST), half_open);
+}
+
+#[test]
+fn t16_a_client_that_stops_reading_is_dropped() {
+    DEAF.holds(1, stops_reading);
+}
+
+#[test]
+fn t15_without_file_descriptors_clients_are_refused_and_the_daemon_goes_on() {
+    let limits = cases(LIMITS).next_multiple_of(LIMITS);
+    FILES.holds(limits, without_file_descriptors);
+}
+
+#[cfg(feature = "negative_control")]
+mod control {
     use super::*;
+    use portal_serve::guard::Guard;
 
     #[test]
-    fn t16_random_bytes_and_fds_lose_the_place_and_nothing_else() {
-        BYTES.holds(cases(400), random_bytes);
+    fn control_t16_spoke() {
+        let guard = "a byte from a client ends it";
+        BYTES.fails(Guard::Spoke, guard, 400, random_bytes);
     }
 
     #[test]
-    fn t16_half_open_clients_are_bounded_and_go() {
-        SILENT.holds(cases(1000).min(SILENT_MOST), half_open);
+    fn control_t16_silent() {
+        SILENT.fails(Guard::Overdue, "time to read is limited", 100, half_open);
     }
 
     #[test]
-    fn t16_a_client_that_stops_reading_is_dropped() {
-        DEAF.holds(1, stops_reading);
+    fn control_t16_deaf() {
+        DEAF.fails(Guard::Overdue, "time to read is limited", 1, stops_reading);
     }
 
     #[test]
-    fn t15_without_file_descriptors_clients_are_refused_and_the_daemon_goes_on() {
-        let limits = cases(LIMITS).next_multiple_of(LIMITS);
-        FILES.holds(limits, without_file_descriptors);
+    fn control_t15_spare() {
+        let guard = "one fd is kept to turn clients away with";
+        FILES.fails(Guard::Spare, guard, LIMITS, without_file_descriptors);
     }
-}
-
-#[cfg(feature = "negative_control_spoke")]
-#[test]
-fn control_t16_spoke() {
-    BYTES.fails("a byte from a client ends it", 400, random_bytes);
-}
-
-#[cfg(feature = "negative_control_overdue")]
-#[test]
-fn control_t16_silent() {
-    SILENT.fails("time to read is limited", 100, half_open);
-}
-
-#[cfg(feature = "negative_control_overdue")]
-#[test]
-fn control_t16_deaf() {
-    DEAF.fails("time to read is limited", 1, stops_reading);
-}
-
-#[cfg(feature = "negative_control_spare")]
-#[test]
-fn control_t15_spare() {
-    let guard = "one fd is kept to turn clients away with";
-    FILES.fails(guard, LIMITS, without_file_descriptors);
 }
 
 #[test]

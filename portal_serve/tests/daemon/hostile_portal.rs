@@ -3,6 +3,7 @@
 //! holds what it held.
 
 use crate::daemon::Daemon;
+use crate::daemon::patience;
 use crate::daemon::until;
 use crate::portal::join;
 use crate::portal::options;
@@ -85,28 +86,18 @@ fn line(threat: &str, what: &str, control: &str, cases: u64, failures: u32) {
     );
 }
 
-/// With a guard taken out, a harness has to fail.
-#[cfg(any(
-    feature = "negative_control_portal_broke",
-    feature = "negative_control_portal_displaced",
-    feature = "negative_control_portal_stall",
-    feature = "negative_control_spare",
-))]
+/// With a guard taken out of the daemon, a harness has to fail.
+#[cfg(feature = "negative_control")]
 fn fails(
-    threat: &str,
-    what: &str,
-    guard: &str,
+    (threat, what): (&str, &str),
+    (out, guard): (portal_serve::guard::Guard, &str),
     cases: u64,
     run: impl FnOnce(u64) + std::panic::UnwindSafe,
 ) {
-    let failed = std::panic::catch_unwind(|| run(cases)).is_err();
-    line(
-        threat,
-        what,
-        &format!(r#""control":"{guard}","#),
-        cases,
-        failed.into(),
-    );
+    let run = || std::panic::catch_unwind(|| run(cases)).is_err();
+    let failed = crate::daemon::without(out, run);
+    let control = format!(r#""control":"{guard}","#);
+    line(threat, what, &control, cases, failed.into());
     assert!(failed, "nothing failed without \"{guard}\"");
 }
 
@@ -116,7 +107,7 @@ fn connect(daemon: &Daemon) -> OwnedFd {
     let socket = socket.expect("a socket");
     let address = SocketAddrUnix::new(daemon.portal()).expect("a path");
     rustix::net::connect(&socket, &address).expect("listens");
-    let patience = Some(Duration::from_secs(10));
+    let patience = Some(patience());
     rustix::net::sockopt::set_socket_timeout(
         &socket,
         rustix::net::sockopt::Timeout::Recv,
@@ -255,7 +246,7 @@ fn random_bytes_to_one(clients: u64, random: &mut Random) {
         // Something that breaks the protocol: it loses its place.
         send(&socket, &[0xff; 3], &[]);
         let mut buffer = [0; MESSAGE_MAX + 1];
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + patience();
         loop {
             assert!(Instant::now() < end, "the daemon hangs up");
             match packet::receive(socket.as_fd(), &mut buffer, RecvFlags::empty()) {
@@ -316,7 +307,7 @@ fn stops_reading(_: u64) {
     let deaf = join(&daemon, "deaf");
     wait_until(&mut honest, "deaf is there", |h| h.neighbours().len() == 1);
     let before = daemon.resident();
-    let end = Instant::now() + Duration::from_secs(8);
+    let end = Instant::now() + patience();
     let mut rounds = 0;
     while honest.neighbours().contains_key(&deaf.id()) {
         assert!(Instant::now() < end, "the deaf client keeps its place");
@@ -474,124 +465,96 @@ fn loses_the_race(daemon: &Daemon) -> bool {
     }
 }
 
-#[cfg(not(any(
-    feature = "negative_control_portal_broke",
-    feature = "negative_control_portal_displaced",
-    feature = "negative_control_portal_stall",
-    feature = "negative_control_spare",
-)))]
-mod held {
+#[test]
+fn t16_portal_bytes_and_fds_lose_the_place_and_nothing_else() {
+    let clients = cases(500);
+    random_bytes(clients);
+    line("T16", BYTES, "", clients, 0);
+}
+
+#[test]
+fn t16_portal_half_open_clients_are_bounded_and_keep_nobody_out() {
+    let clients = cases(2000).clamp(128, 10_000);
+    half_open(clients);
+    line("T16", SILENT, "", clients, 0);
+}
+
+#[test]
+fn t16_portal_a_peer_that_never_reads_is_dropped() {
+    stops_reading(1);
+    line("T16", DEAF, "", 1, 0);
+}
+
+#[test]
+fn t15_portal_without_file_descriptors_clients_are_refused_and_the_daemon_goes_on() {
+    let limits = cases(LIMITS).next_multiple_of(LIMITS);
+    without_file_descriptors(limits);
+    line("T15", FILES, "", limits, 0);
+}
+
+#[test]
+fn a_client_of_another_version_is_told_both_and_nobody_else_notices() {
+    let daemon = Daemon::lake("size=1048576,peers=8,sections=enforced");
+    let mut honest = join(&daemon, "honest");
+    let files = daemon.files();
+    let stranger = connect(&daemon);
+    let (oldest, newest) = (VERSION + 1, VERSION + 2);
+    send(&stranger, &Request::Hello { oldest, newest }.encode(), &[]);
+    let mut buffer = [0; MESSAGE_MAX + 1];
+    let answer = packet::receive(stranger.as_fd(), &mut buffer, RecvFlags::empty());
+    let answer = Reply::decode(&buffer[..answer.expect("an answer").len], 0);
+    let Ok(Reply::Refused(refusal)) = answer else {
+        panic!("{answer:?}");
+    };
+    assert_eq!(refusal.code, RefusalCode::Version);
+    let told = format!("versions {oldest} to {newest}, this switchboard speaks {VERSION}");
+    assert!(refusal.text.contains(&told), "{}", refusal.text);
+    drop(stranger);
+    served_as_before(&daemon, &mut honest, files);
+}
+
+#[test]
+fn a_client_whose_memory_cannot_be_opened_any_more_is_refused() {
+    let daemon = Daemon::lake("size=1048576,peers=8,sections=enforced");
+    let mut honest = join(&daemon, "honest");
+    let files = daemon.files();
+    let mut lost = 0;
+    for limit in files..files + LIMITS_EACH {
+        set_limit(&daemon, limit);
+        lost += u32::from(loses_the_race(&daemon));
+        until("the clients' fds came back", || daemon.files() == files);
+    }
+    assert!(lost > 0, "the newcomer never took what the other needed");
+    set_limit(&daemon, 512);
+    served_as_before(&daemon, &mut honest, files);
+}
+
+#[cfg(feature = "negative_control")]
+mod control {
     use super::*;
+    use portal_serve::guard::Guard;
 
     #[test]
-    fn t16_portal_bytes_and_fds_lose_the_place_and_nothing_else() {
-        let clients = cases(500);
-        random_bytes(clients);
-        line("T16", BYTES, "", clients, 0);
+    fn control_t15_portal_spare() {
+        let guard = (Guard::Spare, "one fd is kept to turn clients away with");
+        fails(("T15", FILES), guard, LIMITS, without_file_descriptors);
     }
 
     #[test]
-    fn t16_portal_half_open_clients_are_bounded_and_keep_nobody_out() {
-        let clients = cases(2000).clamp(128, 10_000);
-        half_open(clients);
-        line("T16", SILENT, "", clients, 0);
+    fn control_t16_portal_broke() {
+        let guard = (Guard::Broke, "what is no message ends a client");
+        fails(("T16", BYTES), guard, 20, random_bytes);
     }
 
     #[test]
-    fn t16_portal_a_peer_that_never_reads_is_dropped() {
-        stops_reading(1);
-        line("T16", DEAF, "", 1, 0);
+    fn control_t16_portal_displaced() {
+        let guard = (Guard::Displaced, "the oldest visitor makes way");
+        fails(("T16", SILENT), guard, 200, half_open);
     }
 
     #[test]
-    fn t15_portal_without_file_descriptors_clients_are_refused_and_the_daemon_goes_on() {
-        let limits = cases(LIMITS).next_multiple_of(LIMITS);
-        without_file_descriptors(limits);
-        line("T15", FILES, "", limits, 0);
+    fn control_t16_portal_stall() {
+        let guard = (Guard::Stall, "a message waits for limited time");
+        fails(("T16", DEAF), guard, 1, stops_reading);
     }
-
-    #[test]
-    fn a_client_of_another_version_is_told_both_and_nobody_else_notices() {
-        let daemon = Daemon::lake("size=1048576,peers=8,sections=enforced");
-        let mut honest = join(&daemon, "honest");
-        let files = daemon.files();
-        let stranger = connect(&daemon);
-        let (oldest, newest) = (VERSION + 1, VERSION + 2);
-        send(&stranger, &Request::Hello { oldest, newest }.encode(), &[]);
-        let mut buffer = [0; MESSAGE_MAX + 1];
-        let answer = packet::receive(stranger.as_fd(), &mut buffer, RecvFlags::empty());
-        let answer = Reply::decode(&buffer[..answer.expect("an answer").len], 0);
-        let Ok(Reply::Refused(refusal)) = answer else {
-            panic!("{answer:?}");
-        };
-        assert_eq!(refusal.code, RefusalCode::Version);
-        let told = format!("versions {oldest} to {newest}, this switchboard speaks {VERSION}");
-        assert!(refusal.text.contains(&told), "{}", refusal.text);
-        drop(stranger);
-        served_as_before(&daemon, &mut honest, files);
-    }
-
-    #[test]
-    fn a_client_whose_memory_cannot_be_opened_any_more_is_refused() {
-        let daemon = Daemon::lake("size=1048576,peers=8,sections=enforced");
-        let mut honest = join(&daemon, "honest");
-        let files = daemon.files();
-        let mut lost = 0;
-        for limit in files..files + LIMITS_EACH {
-            set_limit(&daemon, limit);
-            lost += u32::from(loses_the_race(&daemon));
-            until("the clients' fds came back", || daemon.files() == files);
-        }
-        assert!(lost > 0, "the newcomer never took what the other needed");
-        set_limit(&daemon, 512);
-        served_as_before(&daemon, &mut honest, files);
-    }
-}
-
-#[cfg(feature = "negative_control_spare")]
-#[test]
-fn control_t15_portal_spare() {
-    fails(
-        "T15",
-        FILES,
-        "one fd is kept to turn clients away with",
-        LIMITS,
-        without_file_descriptors,
-    );
-}
-
-#[cfg(feature = "negative_control_portal_broke")]
-#[test]
-fn control_t16_portal_broke() {
-    fails(
-        "T16",
-        BYTES,
-        "what is no message ends a client",
-        20,
-        random_bytes,
-    );
-}
-
-#[cfg(feature = "negative_control_portal_displaced")]
-#[test]
-fn control_t16_portal_displaced() {
-    fails(
-        "T16",
-        SILENT,
-        "the oldest visitor makes way",
-        200,
-        half_open,
-    );
-}
-
-#[cfg(feature = "negative_control_portal_stall")]
-#[test]
-fn control_t16_portal_stall() {
-    fails(
-        "T16",
-        DEAF,
-        "a message waits for limited time",
-        1,
-        stops_reading,
-    );
 }

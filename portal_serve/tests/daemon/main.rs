@@ -2,18 +2,6 @@
 //! get, what hostile ones cannot do (T15, T16), and stock QEMU beside a host
 //! program.
 
-#![cfg_attr(
-    any(
-        feature = "negative_control_overdue",
-        feature = "negative_control_portal_broke",
-        feature = "negative_control_portal_displaced",
-        feature = "negative_control_portal_stall",
-        feature = "negative_control_spare",
-        feature = "negative_control_spoke",
-    ),
-    expect(dead_code, reason = "a control looks at one promise")
-)]
-
 mod behaviour;
 mod client;
 mod daemon;
@@ -23,6 +11,7 @@ mod portal;
 mod qemu;
 mod restart;
 mod start;
+mod systemd;
 
 /// The process that [`daemon::Daemon`] starts.
 #[test]
