@@ -45,7 +45,7 @@ section() { echo $B2+$ST+$RW+$OUT*$1; }
 ";
 
 /// Interrupts that came without anybody to handle them.
-const COUNT: &str = "irqs() { dmesg | grep -c 'No irq handler for vector'; }
+const COUNT: &str = "irqs() { dmesg | grep -c 'No irq handler for'; }
 ";
 
 /// Says what is there.
