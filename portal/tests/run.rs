@@ -263,3 +263,66 @@ fn with_too_few_descriptors_it_says_so_and_starts_nothing() {
         panic!("{MOST} are still too few");
     });
 }
+
+/// A 64-bit ELF file whose code is `mov dx, 602h; mov al, 1; out dx, al`: a kernel
+/// that resets its partition at once.
+fn resets() -> Vec<u8> {
+    const AT: u64 = 0x100_0000;
+    const CODE: [u8; 7] = [0x66, 0xBA, 0x02, 0x06, 0xB0, 0x01, 0xEE];
+    let mut file = vec![0; 0x1000];
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"\x7FELF\x02\x01\x01");
+    put(0x10, &[2, 0, 62, 0, 1]);
+    put(0x18, &AT.to_le_bytes());
+    put(0x20, &64u64.to_le_bytes());
+    put(0x34, &[64, 0, 56, 0, 1, 0]);
+    put(64, &[1, 0, 0, 0, 5, 0, 0, 0]);
+    for (at, value) in [
+        (72, 0x200),
+        (80, AT),
+        (88, AT),
+        (96, 7),
+        (104, 7),
+        (112, 0x1000),
+    ] {
+        put(at, &u64::to_le_bytes(value));
+    }
+    put(0x200, &CODE);
+    file
+}
+
+/// Who resets itself and cannot start again is told of and gone; the other goes on.
+#[test]
+fn a_restart_that_fails_ends_one_partition_only() {
+    with_partitions(|folder| {
+        image(folder, "kernel", &resets());
+        image(folder, "spin.bin", SPIN);
+        let text = "[[partition]]\nname = \"again\"\nram = \"64 MiB\"\nkernel = \"kernel\"\n\
+                    [[partition]]\nname = \"other\"\nram = \"2 MiB\"\nimage = \"spin.bin\"\n";
+        std::fs::write(folder.join("pair.toml"), text).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_portal"))
+            .args(["run", "pair.toml"])
+            .current_dir(folder)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut lines = lines.map_while(Result::ok);
+        let mut says = |what: &str| lines.any(|line| line.contains(what));
+        assert!(says("again: reset itself, starts again"));
+        std::fs::remove_file(folder.join("kernel")).unwrap();
+        assert!(says(
+            "partition \"again\" reset itself and cannot start again"
+        ));
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert!(says("other: stopped by the host"));
+        let ended = child.wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(3), "{ended:?}");
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(
+            said.contains("cannot start again: partition \"again\": kernel is"),
+            "{said}"
+        );
+    });
+}

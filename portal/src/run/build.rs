@@ -13,6 +13,7 @@ use crate::config::Output;
 use crate::config::Place;
 use crate::exit::Failure;
 use crate::exit::Kind;
+use crate::print;
 use hv_shmem::layout::PeerId;
 use hv_shmem::region::AttachOptions;
 use hv_shmem::region::PortalRegion;
@@ -90,6 +91,8 @@ pub(super) struct Built<'c> {
     pub(super) hosts: BTreeMap<String, Seated>,
     /// What operators see of it.
     pub(super) watched: Watched,
+    /// Why partitions that reset themselves are gone.
+    pub(super) lost: Vec<Failure>,
     /// The host in regions without agents.
     _idle: Vec<Member>,
     regions: RegionHost,
@@ -105,6 +108,7 @@ pub(super) fn build<'c>(plan: Plan<'c>, stop: &Stop) -> Result<Built<'c>, Failur
         hosts: BTreeMap::new(),
         _idle: Vec::new(),
         watched: Watched::new(regions.clone()),
+        lost: Vec::new(),
         regions,
         plan,
     };
@@ -170,28 +174,46 @@ pub(super) fn build<'c>(plan: Plan<'c>, stop: &Stop) -> Result<Built<'c>, Failur
 
 impl Built<'_> {
     /// Starts partitions that have reset themselves again: from their files, as
-    /// the same peers in their next life. Returns their names.
-    pub(super) fn restart(&mut self) -> Result<Vec<String>, Failure> {
+    /// the same peers in their next life. Returns their names. One that cannot start
+    /// is gone, which [`Self::lost`] keeps; the others go on.
+    pub(super) fn restart(&mut self) -> Vec<String> {
         let mut restarted = Vec::new();
         let all: &Config = self.plan.config;
-        for (index, config) in all.partitions.iter().enumerate() {
-            let reset =
-                |running: &Running| running.partition.wait(Duration::ZERO) == Some(Ended::Reset);
-            let wanted = config.on_reset == OnReset::Restart;
-            if !wanted || !self.partitions.get(index).is_some_and(reset) {
+        let wanted = |config: &&config::Partition| config.on_reset == OnReset::Restart;
+        for config in all.partitions.iter().filter(wanted) {
+            let name = config.name.value.as_str();
+            let reset = |running: &Running| {
+                running.name == name && running.partition.wait(Duration::ZERO) == Some(Ended::Reset)
+            };
+            let Some(at) = self.partitions.iter().position(reset) else {
                 continue;
-            }
+            };
             let peers = {
                 // Gone, with its memory and its places, before it comes again.
-                let ended = self.partitions.remove(index);
+                let ended = self.partitions.remove(at);
                 ended.peers
             };
-            let assembled = assemble(&self.plan, config, &self.regions, &peers)?;
-            self.watched.add(assembled.partition.observer());
-            self.partitions.insert(index, assembled.start()?);
-            restarted.push(config.name.value.clone());
+            let again = assemble(&self.plan, config, &self.regions, &peers);
+            let again = again.and_then(|assembled| {
+                self.watched.add(assembled.partition.observer());
+                assembled.start()
+            });
+            match again {
+                Ok(running) => {
+                    self.partitions.insert(at, running);
+                    restarted.push(name.to_owned());
+                }
+                Err(mut failure) => {
+                    failure.what = format!(
+                        "partition {name:?} reset itself and cannot start again: {}",
+                        failure.what
+                    );
+                    print::line(&failure.what);
+                    self.lost.push(failure);
+                }
+            }
         }
-        Ok(restarted)
+        restarted
     }
 }
 

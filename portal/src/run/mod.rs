@@ -63,7 +63,7 @@ pub(crate) fn run(args: &cli::Run) -> Outcome {
     if worked.is_ok() && !args.until_done && !stop.asked() {
         watch(&mut built, &config, &stop)?;
     }
-    let ended = finish(&built);
+    let ended = finish(&mut built);
     match (stop.asked(), worked) {
         // What a stop broke off is no failure.
         (true, _) | (false, Ok(())) => ended,
@@ -87,8 +87,8 @@ fn short_of_files(failure: Failure) -> Failure {
 
 /// Looks after partitions until all have ended or a stop is asked for.
 fn watch(built: &mut Built<'_>, config: &Config, stop: &Stop) -> Outcome {
-    let on_terminal = |p: &config::Partition| p.console == config::Output::Terminal;
-    let on_terminal = config.partitions.iter().position(on_terminal);
+    let on_terminal = |p: &&config::Partition| p.console == config::Output::Terminal;
+    let on_terminal = config.partitions.iter().find(on_terminal);
     let mut terminal = on_terminal.map(|_| Terminal::open()).transpose()?;
     match terminal {
         Some(_) => print::line("running; Ctrl-] stops"),
@@ -98,14 +98,17 @@ fn watch(built: &mut Built<'_>, config: &Config, stop: &Stop) -> Outcome {
         // Looked at first: what ends later may be a reset.
         let out = |r: &build::Running| r.partition.wait(Duration::ZERO).is_some();
         let over = built.partitions.iter().all(out);
-        let restarted = built.restart()?;
+        let restarted = built.restart();
         if over && restarted.is_empty() {
             break;
         }
         for name in restarted {
             print::line(format!("{name}: reset itself, starts again"));
         }
-        let partition = on_terminal.and_then(|index| built.partitions.get(index));
+        let of_terminal = |r: &&build::Running| {
+            on_terminal.is_some_and(|on_terminal| on_terminal.name.value == r.name)
+        };
+        let partition = built.partitions.iter().find(of_terminal);
         if let (Some(terminal), Some(running)) = (&mut terminal, partition)
             && terminal.pump(&running.partition)
         {
@@ -117,8 +120,8 @@ fn watch(built: &mut Built<'_>, config: &Config, stop: &Stop) -> Outcome {
 }
 
 /// Stops what still runs and says how each partition ended.
-fn finish(built: &Built<'_>) -> Outcome {
-    let mut worst = Ok(());
+fn finish(built: &mut Built<'_>) -> Outcome {
+    let mut worst = built.lost.pop().map_or(Ok(()), Err);
     for running in &built.partitions {
         let outcome = match running.partition.wait(Duration::ZERO) {
             Some(outcome) => outcome,
