@@ -17,8 +17,8 @@ use std::time::Duration;
 
 pub(super) const PMEM_DAX: Scenario = Scenario {
     name: "pmem_dax_kill",
-    what: "a guest mounts a virtio-pmem device with DAX, writes and syncs and is killed with \
-           its VMM; another guest, which may only read, finds every byte, and so does the \
+    what: "a guest mounts a virtio-pmem device with DAX, writes and syncs, from several \
+           programs at once, and is killed with its VMM; another guest, which may only read, finds every byte, and so does the \
            host; what that guest stores has no effect",
     limit: Duration::from_secs(150),
     place: |vmm| match vmm {
@@ -53,6 +53,7 @@ fn pmem_dax(lab: &Lab, vmm: Vmm) -> Passed {
     let created = fs::File::create(&file).and_then(|file| file.set_len(FILE));
     created.map_err(NotPassed::of_file(&file))?;
     let mount = "mkdir -p /mnt && mount -t ext2 -o";
+    let sums = "sha256sum /mnt/data /mnt/beside1 /mnt/beside2 /mnt/beside3 /mnt/beside4";
     let writer = guest("writer", &file, true)
         .step("make", 30, &format!("mke2fs -b 4096 /dev/pmem0 {FS_KIB}"))
         .step(
@@ -63,8 +64,12 @@ fn pmem_dax(lab: &Lab, vmm: Vmm) -> Passed {
         .step(
             "write",
             60,
-            "dd if=/dev/urandom of=/mnt/data bs=1M count=8 2>/dev/null && sync && \
-             sha256sum /mnt/data",
+            // Flushes of several programs meet in the device's queue.
+            &format!(
+                "dd if=/dev/urandom of=/mnt/data bs=1M count=8 2>/dev/null && sync && \
+                 for n in 1 2 3 4; do (dd if=/dev/urandom of=/mnt/beside$n bs=64k count=8 \
+                 conv=fsync 2>/dev/null || echo no $n) & done; wait; sync; {sums}"
+            ),
         )
         .step(
             "raw",
@@ -95,7 +100,7 @@ fn pmem_dax(lab: &Lab, vmm: Vmm) -> Passed {
             30,
             &format!("{mount} ro,dax /dev/pmem0 /mnt && echo mounted"),
         )
-        .step("read", 60, "sha256sum /mnt/data")
+        .step("read", 60, sums)
         .step(
             "spoil",
             30,

@@ -4,6 +4,7 @@
 //! virtio-pmem tells no peer of another one: the test is the region's host, and finds
 //! the region in the image of the guests' file system by its header.
 
+use super::Place;
 use super::Scenario;
 use super::exchange::BYTES;
 use super::exchange::same_bytes;
@@ -23,7 +24,6 @@ use hv_shmem::backing::Backing;
 use hv_shmem::backing::BackingConfig;
 use hv_shmem::backing::DeviceMemory;
 use hv_shmem::backing::MappedMem;
-use hv_shmem::backing::Mapping;
 use hv_shmem::backing::OpenAs;
 use hv_shmem::backing::Storage;
 use hv_shmem::backing::View;
@@ -51,7 +51,10 @@ pub(super) const PMEM_EXCHANGE: Scenario = Scenario {
            what the dead one had flushed is there for it and for the host, and it receives \
            64 MiB from a successor, hashes equal",
     limit: Duration::from_secs(150),
-    place: PMEM_DAX.place,
+    place: |vmm| match vmm {
+        Vmm::Qemu => Place::OnHost,
+        Vmm::PortalVmm | Vmm::OpenVmm => (PMEM_DAX.place)(vmm),
+    },
     run: exchange,
 };
 
@@ -95,45 +98,33 @@ fn region(lab: &Lab) -> Passed<Vec<u8>> {
     fs::read(&path).map_err(NotPassed::of_file(&path))
 }
 
-/// The region's host, once a guest has put it into a file.
-struct Host {
-    pages: HostPages<MappedMem>,
-    _mapping: Mapping,
-}
-
-impl Host {
-    /// Of the region in the file system of `image`. Its host pages lie in the first
-    /// twelve blocks of a file, which a new file system has given one after the other.
-    fn of(image: &Path) -> Passed<Self> {
-        let bytes = fs::read(image).map_err(NotPassed::of_file(image))?;
-        let mut files = bytes
-            .chunks(PAGE_BYTES)
-            .take(FS_KIB as usize * 1024 / PAGE_BYTES);
-        let magic = MAGIC.to_le_bytes();
-        let header = files
-            .position(|page| page.starts_with(&magic))
-            .and_then(|page| (page as u64 * PAGE).checked_sub(HEADER_AT))
-            .ok_or_else(|| failed("no header in the file system"))?;
-        let file = fs::File::options().read(true).write(true).open(image);
-        let device = DeviceMemory {
-            path: image.to_owned(),
-            fd: file.map_err(NotPassed::of_file(image))?.into(),
-            at: header,
-            len: REGION_MIB << 20,
-            granule: PAGE,
-        };
-        let backing = Backing::open_device(device, OpenAs::Host).map_err(failed)?;
-        let mapping = backing.map(View::OWNER).map_err(failed)?;
-        let region = PortalRegion::attach(mapping.mem(), AttachOptions::default());
-        let region = region.map_err(failed)?;
-        let peers: Result<Vec<_>, _> = region.layout().peers().map(|p| region.peer(p)).collect();
-        let peers = peers.map_err(failed)?;
-        let pages = HostPages::resume(mapping.mem(), region.header().clone(), peers);
-        Ok(Self {
-            pages: pages.map_err(failed)?,
-            _mapping: mapping,
-        })
-    }
+/// The host's pages of the region in the file system of `image`. They lie in the first
+/// twelve blocks of a file, which a new file system has given one after the other.
+fn host(image: &Path) -> Passed<HostPages<MappedMem>> {
+    let bytes = fs::read(image).map_err(NotPassed::of_file(image))?;
+    let mut files = bytes
+        .chunks(PAGE_BYTES)
+        .take(FS_KIB as usize * 1024 / PAGE_BYTES);
+    let magic = MAGIC.to_le_bytes();
+    let region = files
+        .position(|page| page.starts_with(&magic))
+        .and_then(|page| (page as u64 * PAGE).checked_sub(HEADER_AT))
+        .ok_or_else(|| failed("no header in the file system"))?;
+    let file = fs::File::options().read(true).write(true).open(image);
+    let device = DeviceMemory {
+        path: image.to_owned(),
+        fd: file.map_err(NotPassed::of_file(image))?.into(),
+        at: region,
+        len: REGION_MIB << 20,
+        granule: PAGE,
+    };
+    let backing = Backing::open_device(device, OpenAs::Host).map_err(failed)?;
+    let mapping = backing.map(View::OWNER).map_err(failed)?;
+    let region = PortalRegion::attach(mapping.mem(), AttachOptions::default());
+    let region = region.map_err(failed)?;
+    let peers: Result<Vec<_>, _> = region.layout().peers().map(|p| region.peer(p)).collect();
+    let peers = peers.map_err(failed)?;
+    HostPages::resume(mapping.mem(), region.header().clone(), peers).map_err(failed)
 }
 
 /// Whether every page of what was flushed is somewhere in `image`.
@@ -221,17 +212,15 @@ fn exchange(lab: &Lab, vmm: Vmm) -> Passed {
     })?;
     mortal.process.kill();
     has_kept(&path)?;
-    let mut host = Host::of(&path)?;
-    host.pages.retire(MORTAL).map_err(failed)?;
+    let mut host = host(&path)?;
+    host.retire(MORTAL).map_err(failed)?;
     let cut = survivor.passed(0, "cut", lab.until)?;
     check(
         cut.contains(&format!("recv ended with {PEER_LOST}")),
         || format!("the survivor's recv: {cut}"),
     )?;
     let who = name("successor")?;
-    let admitted = host
-        .pages
-        .admit(MORTAL, who, PeerKind::Partition, Rights::ALL, 0);
+    let admitted = host.admit(MORTAL, who, PeerKind::Partition, Rights::ALL, 0);
     let epoch = admitted.map_err(failed)?;
     let mut successor = vmm.start_one(lab, &successor, &[])?;
     let seen = [
