@@ -195,6 +195,15 @@ impl Joined {
     }
 }
 
+/// What is wrong with one of several places. Errors that name it do so once.
+fn problem(title: &str, error: &SourceError) -> String {
+    let text = error.to_string();
+    match text.contains(title) {
+        true => text,
+        false => format!("{title}: {text}"),
+    }
+}
+
 impl Source for Joined {
     fn title(&self) -> String {
         let titles: Vec<_> = self.sources.iter().map(|source| source.title()).collect();
@@ -209,7 +218,7 @@ impl Source for Joined {
         for source in &mut self.sources {
             match source.sample() {
                 Ok(sample) => all.merge(sample),
-                Err(error) => all.problems.push(format!("{}: {error}", source.title())),
+                Err(error) => all.problems.push(problem(&source.title(), &error)),
             }
         }
         Ok(all)
@@ -218,7 +227,11 @@ impl Source for Joined {
     fn tree(&mut self) -> Result<Node, SourceError> {
         let mut all = Node::new();
         for source in &mut self.sources {
-            all.push(source.title(), source.tree()?);
+            // One that does not answer hides nothing of the others.
+            match source.tree() {
+                Ok(tree) => all.push(source.title(), tree),
+                Err(error) => all.push(source.title(), error.to_string()),
+            }
         }
         Ok(all)
     }

@@ -33,6 +33,12 @@ use ratatui::widgets::TableState;
 /// Rows of a table that leaves room for the others: title, heading, eight rows.
 const SMALL: u16 = 10;
 
+/// Lines of the rings that are always there: title, heading, two rows.
+const LEAST: u16 = 4;
+
+/// Lines of a table with one row.
+const ROW: u16 = 3;
+
 /// Problems that are shown; the newest samples' first ones.
 const PROBLEMS: usize = 3;
 
@@ -160,17 +166,17 @@ impl Top {
 
     /// Draws the frame.
     pub fn draw(&mut self, frame: &mut Frame<'_>) {
-        let shown = self.shown();
-        let heights = shown.iter().map(|which| match which {
-            Which::Rings => Constraint::Min(4),
-            which => {
-                let rows = self.count(*which);
-                // Title and heading.
-                let wanted = u16::try_from(rows + 2).unwrap_or(u16::MAX);
-                Constraint::Length(wanted.clamp(3, SMALL))
-            }
-        });
         let problems = self.picture.problems.len().min(PROBLEMS);
+        let room = usize::from(frame.area().height).saturating_sub(problems + 2);
+        let shown = self.that_fit(room);
+        let rest = u16::try_from(room)
+            .unwrap_or(u16::MAX)
+            .saturating_sub(LEAST);
+        let heights = shown.iter().map(|which| match which {
+            Which::Rings => Constraint::Min(LEAST),
+            _ if shown.len() == 1 => Constraint::Min(0),
+            which => Constraint::Length(self.height(*which).min(rest)),
+        });
         let mut constraints = vec![Constraint::Length(1)];
         constraints.extend(heights);
         // At most PROBLEMS.
@@ -187,6 +193,36 @@ impl Top {
         let lines = lines.map(|p| Line::from(Plain(p).to_string()).style(Color::Yellow));
         frame.render_widget(Text::from_iter(lines), next());
         frame.render_widget(Paragraph::new(KEYS).style(DIM), next());
+    }
+
+    /// The tables that `room` lines are enough for. Where they are not, those at the
+    /// top make way for rings and for the table that the keys are about.
+    fn that_fit(&self, room: usize) -> Vec<Which> {
+        let mut shown = self.shown();
+        let wanted = |shown: &[Which]| shown.iter().map(|it| usize::from(self.height(*it))).sum();
+        while room < wanted(&shown) {
+            let spare = |which: &Which| *which != self.focus && *which != Which::Rings;
+            let Some(first) = shown.iter().position(spare) else {
+                // Both, the other one cut short, while it shows a row.
+                if room < usize::from(LEAST + ROW) {
+                    shown.retain(|which| *which == self.focus);
+                }
+                break;
+            };
+            shown.remove(first);
+        }
+        shown
+    }
+
+    /// Lines of a table: title, heading and rows; of rings, the fewest.
+    fn height(&self, which: Which) -> u16 {
+        match which {
+            Which::Rings => LEAST,
+            which => {
+                let wanted = u16::try_from(self.count(which) + 2).unwrap_or(u16::MAX);
+                wanted.clamp(ROW, SMALL)
+            }
+        }
     }
 
     fn count(&self, which: Which) -> usize {

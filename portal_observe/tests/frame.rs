@@ -89,6 +89,19 @@ fn a_small_terminal_still_shows_something() {
         assert_eq!(shown.lines().count(), usize::from(height));
     }
     same("small", &frame(&mut top, 60, 14));
+    // Rings and the table that the keys are about stay, and so does the line of keys.
+    let smallest = frame(&mut top, 40, 10);
+    assert!(
+        smallest.contains("rings (4)") && smallest.contains("q quit"),
+        "{smallest}"
+    );
+    assert!(smallest.contains("STALLED"), "{smallest}");
+    press(&mut top, KeyCode::Left);
+    let smallest = frame(&mut top, 40, 10);
+    assert!(
+        smallest.contains("peers (3)") && smallest.contains("rings (4)"),
+        "{smallest}"
+    );
 }
 
 #[test]
