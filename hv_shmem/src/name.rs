@@ -26,7 +26,7 @@ pub enum NameError {
         len: usize,
     },
     /// A byte that is not printable ASCII, or is a blank or `/`.
-    #[error("byte {value:#04x} at position {at} of the name is not printable ASCII (or is '/')")]
+    #[error("byte {value:#04x} at position {at} of the name is a blank, '/' or no printable ASCII")]
     Byte {
         /// Index of the byte.
         at: usize,

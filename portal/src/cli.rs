@@ -38,7 +38,13 @@ pub(crate) enum Command {
 Examples:
   portal demo
   portal demo --file /usr/lib/os-release
-  portal demo --json | jq '.rows[] | {what, ratio}'")]
+  portal demo --json | jq '.rows[] | {what, ratio}'
+
+Other work on the machine shows in the figures: both sides of a comparison want a
+core each.
+
+Exit codes: 0 ok, 1 the hashes differ, 3 the file cannot be sent, 4 no usable
+/dev/kvm, 5 a partition stopped with a fault, 7 a measurement took too long.")]
     Demo(Demo),
 
     /// Run the partitions of a TOML file until they end or Ctrl-C.
@@ -47,8 +53,9 @@ Examples:
   portal run examples/pair.toml
   portal run pair.toml --check          only look for mistakes in the file
   portal run pair.toml --until-done     end when every task is done
+  portal run pair.toml --control /run/portal/pair.sock --metrics 9187
 
-A smallest file:
+A smallest file; all keys are on the Guide's page \"Configuration file\":
   [[region]]
   name = \"shared\"
   size = \"64 MiB\"
@@ -58,7 +65,11 @@ A smallest file:
   guest = \"warp\"
   [[partition.device]]
   kind = \"ivshmem\"
-  region = \"shared\"")]
+  region = \"shared\"
+
+Exit codes: 0 all ended or Ctrl-C, 1 a guest ended with a code of its own or a task
+failed, 3 the file is wrong, 4 this host lacks something, 5 a partition stopped with
+a fault, 6 a region is damaged, 7 a step took too long, 130 a second Ctrl-C.")]
     Run(Run),
 
     /// Serve regions to VMMs, host programs and stock QEMU, until Ctrl-C or SIGTERM.
@@ -68,9 +79,24 @@ Examples:
   portal serve --region lake,size=1MiB,peers=4,vectors=2,socket=/tmp/lake.sock
   portal serve --region lake,size=64MiB --state /run/portal/state
 
+Keys of --region; size has to be there:
+  size=SIZE                      a power of two, 64 KiB or more
+  peers=N                        1 to 1024 ids; 8
+  vectors=N                      1 to 64 doorbells of each peer; 1
+  common=SIZE                    a section that every peer may write; 0
+  sections=advisory|enforced     one file descriptor for all, which QEMU needs, or
+                                 one a section; advisory
+  partitions=all|read|none       the most that a virtual machine may do; all
+  programs=all|read|none         the same for programs of this host; all
+  leaves=silent|announced        whether QEMU's clients hear who left; silent
+  socket=PATH                    where QEMU joins; the last key, commas may be in it
+
 Then, for each guest:
   qemu-system-x86_64 ... -chardev socket,path=/tmp/lake.sock,id=lake \\
-      -device ivshmem-doorbell,chardev=lake,vectors=2")]
+      -device ivshmem-doorbell,chardev=lake,vectors=2
+
+Exit codes: 0 stopped by a signal, 2 or 3 a region that cannot be as asked for, 4 a
+socket, a folder or memory that this host has not.")]
     Serve(Serve),
 
     /// What runs: switchboards and VMMs, their regions, peers and partitions.
@@ -78,7 +104,11 @@ Then, for each guest:
 Examples:
   portal ls
   portal ls --socket /tmp/pair.sock
-  portal ls --json | jq '.[].regions[].name'")]
+  portal ls --file lake.region
+  portal ls --json | jq '.[].regions[].name'
+
+Exit codes: 0 ok, also where nothing runs, 3 no such file, 4 nobody answers at the
+socket, 6 no region in the file.")]
     Ls(Ls),
 
     /// Everything that can be told of a switchboard, a VMM or a region, as a tree.
@@ -87,7 +117,10 @@ Examples:
   portal inspect
   portal inspect regions/lake/peers/1
   portal inspect partitions/a/devices --socket /tmp/pair.sock
-  portal inspect regions/lake/rings --file lake.region --json")]
+  portal inspect regions/lake/rings --file lake.region --json
+
+Exit codes: 0 ok, 2 nothing has that path, 3 no such file, 4 nothing runs or nobody
+answers, 6 no region in the file.")]
     Inspect(Inspect),
 
     /// A live view: rings with fill and rates, peers, doorbells, stalls.
@@ -103,7 +136,10 @@ Keys: q quit, arrows row and table, s and S sort by another column, r reverse,
 space hold.
 
 A ring is STALLED when messages wait in it, its receiver has not moved for three
-samples and two seconds, and its sender goes on or waits for space.")]
+samples and two seconds, and its sender goes on or waits for space.
+
+Exit codes: 0 ended by q, Ctrl-C or --once, 3 no such file, 4 nothing runs or nobody
+answers, 6 no region in the file.")]
     Top(Top),
 
     /// Make, look at, check and repair file-backed regions.
@@ -118,12 +154,19 @@ Examples:
   portal bench --goals 5,6,7
   portal bench all --json > figures.json
 
-Exit code 1 when a gate is missed.
+Give them a quiet machine with two cores.
 
-Give them a quiet machine with two cores.")]
+Exit codes: 0 every gate that was measured is reached, 1 one is missed, 2 no such
+goal, 4 nothing can be measured on this host.")]
     Bench(Bench),
 
     /// What this host has, what each missing thing costs, what to do about it.
+    #[command(after_help = "\
+Examples:
+  portal doctor
+  portal doctor --json | jq '.rows[] | select(.state != \"have\")'
+
+Exit codes: 0 partitions can run here, 4 they cannot.")]
     Doctor {
         /// One JSON object instead of the list.
         #[arg(long)]
@@ -175,9 +218,7 @@ pub(crate) struct Run {
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// A region: `NAME,size=SIZE[,peers=N][,vectors=N][,common=SIZE]`
-    /// `[,sections=advisory|enforced][,partitions=all|read|none][,programs=all|read|none]`
-    /// `[,leaves=silent|announced][,socket=PATH]`, in one word.
+    /// A region, as NAME,size=SIZE and more keys in the same word; see below.
     #[arg(long = "region", value_name = "REGION", required = true, value_parser = served)]
     pub(crate) regions: Vec<RegionConfig>,
 
@@ -282,10 +323,19 @@ pub(crate) enum Region {
     #[command(after_help = "\
 Examples:
   portal region create shared.region --size \"64 MiB\"
-  portal region create /dev/shm/lab --size 1GiB --peers 16 --name lab")]
+  portal region create /dev/shm/lab --size 1GiB --peers 16 --name lab
+
+Exit codes: 0 made, 2 size, peers or name cannot be, 3 the path cannot be written or
+is taken, 4 no room.")]
     Create(RegionCreate),
 
     /// Print header, peers, rings and arenas.
+    #[command(after_help = "\
+Examples:
+  portal region show shared.region
+  portal region show shared.region --json | jq .peers
+
+Exit codes: 0 ok, 3 no such file, 6 no region in it.")]
     Show {
         /// The region's file.
         #[arg(value_name = "PATH")]
@@ -301,7 +351,10 @@ Examples:
   portal region check shared.region
   portal region check shared.region --repair
 
-Repair nothing that a peer still uses: stop the region's users first.")]
+Repair nothing that a peer still uses: stop the region's users first.
+
+Exit codes: 0 sound, or sound after the repair, 3 no such file, or in use and to be
+repaired, 6 an invariant is broken.")]
     Check {
         /// The region's file.
         #[arg(value_name = "PATH")]
@@ -333,7 +386,7 @@ pub(crate) struct RegionCreate {
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = size)]
     pub(crate) common: u64,
 
-    /// Its name, at most 31 letters, digits, - and _; else the file's name.
+    /// Its name, 1 to 32 visible ASCII characters but /; else the file's name.
     #[arg(long)]
     pub(crate) name: Option<String>,
 
@@ -349,11 +402,12 @@ pub(crate) struct Bench {
     pub(crate) suites: Vec<String>,
 
     /// Only these goals, by their number.
-    #[arg(long, value_name = "NUMBER", value_delimiter = ',')]
+    #[arg(long, value_name = "NUMBER", value_delimiter = ',', value_parser = goal)]
     pub(crate) goals: Vec<u32>,
 
-    /// Rounds to keep for each goal; below 15 nothing counts as passed.
-    #[arg(long, default_value_t = portal_bench::DEFAULT_ROUNDS)]
+    /// Rounds to keep for each goal, 1 to 1000; below 15 nothing counts as passed.
+    #[arg(long, value_name = "N", default_value_t = portal_bench::DEFAULT_ROUNDS,
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
 
     /// The two cores to measure on, as FIRST,SECOND; else the first two usable.
@@ -372,6 +426,11 @@ pub(crate) struct Bench {
 fn suites() -> Vec<&'static str> {
     let words = portal_bench::Suite::ALL.map(portal_bench::Suite::word);
     words.into_iter().chain(["all"]).collect()
+}
+
+fn goal(text: &str) -> Result<u32, String> {
+    let wrong = |_| "write the numbers of goals: 5,6,7".to_owned();
+    text.trim().parse().map_err(wrong)
 }
 
 fn two_cores(text: &str) -> Result<[usize; 2], String> {
@@ -406,29 +465,55 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Commands that do something, with the words that lead to them.
+    fn leaves(command: &clap::Command) -> Vec<&clap::Command> {
+        if !command.has_subcommands() {
+            return vec![command];
+        }
+        command.get_subcommands().flat_map(leaves).collect()
+    }
+
     #[test]
-    fn examples_of_the_help_parse() {
-        for line in [
-            "portal demo --file /usr/lib/os-release",
-            "portal demo --json",
-            "portal run pair.toml --check",
-            "portal run pair.toml --until-done",
-            "portal serve --region lake,size=64MiB",
-            "portal serve --region lake,size=1MiB,peers=4,vectors=2,socket=/tmp/lake.sock",
-            "portal serve --region lake,size=1MiB --metrics 9187",
-            "portal run pair.toml --control /tmp/pair.sock --metrics 127.0.0.1:0",
-            "portal ls --socket /tmp/pair.sock --json",
-            "portal inspect regions/lake/rings --file lake.region --json",
-            "portal top --socket /tmp/pair.sock --interval 0.5",
-            "portal top --file lake.region --once",
-            "portal region create /dev/shm/lab --size 1GiB --peers 16 --name lab",
-            "portal region check shared.region --repair",
-            "portal bench latency doorbell",
-            "portal bench all --json",
-            "portal bench",
-            "portal doctor --json",
+    fn every_command_has_examples_that_parse_and_exit_codes() {
+        let cli = Cli::command();
+        for command in leaves(&cli) {
+            let name = command.get_name();
+            let help = command.get_after_help().map(ToString::to_string);
+            let help = help.unwrap_or_else(|| panic!("{name} has no examples"));
+            assert!(help.contains("Exit codes: 0 "), "{name}");
+            let examples = help.lines().filter_map(|l| l.strip_prefix("  portal "));
+            let mut count = 0;
+            for example in examples {
+                // What a shell would see: up to a pipe, a redirection, a remark.
+                let line = example.split(['|', '>']).next().unwrap_or_default();
+                let line = line.split("     ").next().unwrap_or_default().trim();
+                let words = line.split(' ').filter(|word| !word.is_empty());
+                let words = ["portal"].into_iter().chain(words);
+                if !line.contains('"') {
+                    Cli::try_parse_from(words).unwrap_or_else(|e| panic!("{line}: {e}"));
+                }
+                count += 1;
+            }
+            assert!(help.starts_with("Examples:") && count > 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_told_with_what_to_write() {
+        for (line, words) in [
+            ("portal bench --goals five", "write the numbers of goals"),
+            ("portal bench --rounds 0", "1..=1000"),
+            ("portal bench --cores 0", "write two numbers"),
+            ("portal top --interval 0", "0.1 to 3600"),
+            ("portal region create a --size lots", "KiB, MiB or GiB"),
+            ("portal run a.toml --metrics 70000", "IP:PORT"),
+            (
+                "portal serve --region lake,size=1MiB,size=2MiB",
+                "given twice",
+            ),
         ] {
-            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
+            let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
+            assert!(error.to_string().contains(words), "{line}: {error}");
         }
     }
 

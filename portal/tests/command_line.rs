@@ -26,17 +26,6 @@ fn help_shows_the_commands_the_start_and_the_exit_codes() {
 }
 
 #[test]
-fn every_command_has_help_with_an_example() {
-    for command in [&["demo"][..], &["run"], &["bench"], &["region", "create"]] {
-        let mut args = command.to_vec();
-        args.push("--help");
-        let ran = portal(&args);
-        assert_eq!(ran.code, 0, "{command:?}");
-        assert!(ran.out.contains("Examples:"), "{command:?}");
-    }
-}
-
-#[test]
 fn no_command_and_unknown_words_are_usage_errors() {
     for args in [
         &[][..],

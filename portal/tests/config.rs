@@ -67,7 +67,7 @@ fn flawed(from: &str, to: &str, told: &[&str]) {
 fn the_good_file_is_good() {
     let ran = check(GOOD.as_bytes());
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
-    assert!(ran.out.contains("2 partitions, 2 regions, no flaw"));
+    assert!(ran.out.contains("partitions: 2, regions: 2; no flaw"));
 }
 
 #[test]
@@ -680,5 +680,26 @@ fn a_region_that_no_bar_can_hold_is_told() {
             "room for 64 GiB",
             "has to be smaller",
         ],
+    );
+}
+
+#[test]
+fn consoles_have_a_file_each_in_a_folder_that_is_there() {
+    let to = |console: &str| format!("guest = \"warp\"\nram = \"16 MiB\"\nconsole = \"{console}\"");
+    let ram = "guest = \"warp\"\nram = \"16 MiB\"";
+    flawed(
+        ram,
+        &to("file:no/such/folder/a.log"),
+        &["partition.a.console", "no folder", "mkdir -p"],
+    );
+    flawed(ram, &to("file:."), &["is a folder"]);
+    let good = GOOD.replace(ram, &to("file:a.log"));
+    let ran = check(good.as_bytes());
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let both = good.replace("name = \"b\"\n", "name = \"b\"\nconsole = \"file:a.log\"\n");
+    let ran = check(both.as_bytes());
+    assert!(
+        ran.code == 3 && ran.err.contains("console of partition \"a\""),
+        "{ran:?}"
     );
 }

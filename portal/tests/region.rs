@@ -69,6 +69,31 @@ fn create_keeps_what_is_there_unless_forced() {
 }
 
 #[test]
+fn what_cannot_be_replaced_stays() {
+    // A file system that allocates ahead, and so says at once what it has no room for.
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = folder.path().join("a");
+    std::fs::write(&path, "letters").unwrap();
+    let ran = create(folder.path(), &["a", "--size", "32TiB", "--force"]);
+    assert_eq!(ran.code, 4, "{ran:?}");
+    assert!(
+        ran.err.contains("no room for a region of 32.0 TiB"),
+        "{ran:?}"
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), b"letters");
+
+    let hosted = std::fs::File::open(&path).unwrap();
+    hosted.lock().unwrap();
+    let ran = create(
+        folder.path(),
+        &["a", "--size", "64KiB", "--peers", "2", "--force"],
+    );
+    assert!(ran.code == 3 && ran.err.contains("hosts"), "{ran:?}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"letters");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
 fn create_names_the_option_the_value_and_the_limit() {
     refused(
         &["a", "--size", "1MB"],

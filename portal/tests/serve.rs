@@ -79,6 +79,35 @@ fn mistakes_are_one_sentence_each() {
         assert!(ran.err.contains(words), "{region}: {ran:?}");
         assert_eq!(ran.out, "", "{region}");
     }
+    let twice = [
+        "serve",
+        "--region",
+        "a,size=1MiB",
+        "--region",
+        "a,size=2MiB",
+    ];
+    let ran = portal_in(here, &twice);
+    assert!(
+        ran.code == 2 && ran.err.contains("a is given twice"),
+        "{ran:?}"
+    );
+    let state = [
+        "serve",
+        "--region",
+        "a,size=1MiB",
+        "--state",
+        "/nowhere/at/all",
+    ];
+    let ran = portal_in(here, &state);
+    assert!(
+        ran.code == 4 && ran.err.contains("make the folder above it"),
+        "{ran:?}"
+    );
+    let ran = portal_in(here, &["serve", "--region", "a,size=32TiB"]);
+    assert!(
+        ran.code == 4 && ran.err.contains("memory and swap"),
+        "{ran:?}"
+    );
     let none = portal_in(here, &["serve"]);
     assert_eq!(none.code, 2, "{none:?}");
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum ClientError {
     /// Nobody listens there.
-    #[error("cannot connect to the switchboard at {}: {errno}{}", path.display(), advice(*errno))]
+    #[error("cannot connect to {}: {errno}{}", path.display(), advice(*errno))]
     Connect {
         /// The socket's path.
         path: PathBuf,

@@ -73,10 +73,15 @@ impl RegionConfig {
             programs: Some(Rights::ALL),
             socket,
         };
+        let mut seen = Vec::new();
         for part in parts {
             let (key, value) = part
                 .split_once('=')
                 .ok_or_else(|| format!("{part:?} is no KEY=VALUE"))?;
+            if seen.contains(&key) {
+                return Err(format!("region {name}: {key}= is given twice"));
+            }
+            seen.push(key);
             let bytes = || size(value).ok_or_else(|| format!("{key}={value} is no size"));
             let number = || {
                 value
@@ -209,6 +214,7 @@ mod tests {
             ("lake,size=1048576,programs=some", "all, read or none"),
             ("lake,size=1048576,sections=enforced,socket=/a", "QEMU"),
             ("lake,size=1048576,peers", "KEY=VALUE"),
+            ("lake,size=1048576,peers=2,peers=3", "peers= is given twice"),
             ("lake,size=1048576,socket=", "path"),
             ("a/b,size=1048576", "a/b"),
         ] {

@@ -70,6 +70,16 @@ pub enum ServeError {
         /// The folder.
         path: PathBuf,
     },
+    /// The folder of what is kept, or a file in it, cannot be used.
+    #[error("{}: cannot {what} it: {errno}{}", path.display(), state_advice(*errno))]
+    StateAccess {
+        /// The folder, or the file in it.
+        path: PathBuf,
+        /// What was being done.
+        what: &'static str,
+        /// What the kernel said.
+        errno: Errno,
+    },
     /// What was kept cannot be used.
     #[error("{}: {reason}; to begin anew, remove it", path.display())]
     State {
@@ -105,6 +115,17 @@ impl ServeError {
             self,
             Self::Region { .. } | Self::NoRegion | Self::SocketTwice { .. }
         )
+    }
+}
+
+fn state_advice(errno: Errno) -> &'static str {
+    match errno {
+        Errno::NOENT => "; make the folder above it first",
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => {
+            "; this user may not write there: choose another folder with --state"
+        }
+        Errno::NOSPC | Errno::DQUOT => "; free some room there, or choose another --state",
+        _ => "",
     }
 }
 

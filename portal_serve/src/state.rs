@@ -189,7 +189,7 @@ impl Folder {
         let fail = |what| state_error(path, what);
         match rustix::fs::mkdir(path, Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(fail("make it")(errno)),
+            Err(errno) => return Err(fail("make")(errno)),
         }
         let lock = path.join("lock");
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
@@ -303,9 +303,10 @@ impl Records {
 }
 
 pub(crate) fn state_error(path: &Path, what: &'static str) -> impl Fn(Errno) -> ServeError {
-    move |errno| ServeError::State {
+    move |errno| ServeError::StateAccess {
         path: path.to_owned(),
-        reason: format!("cannot {what} it: {errno}"),
+        what,
+        errno,
     }
 }
 

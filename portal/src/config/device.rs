@@ -3,8 +3,8 @@
 use super::Device;
 use super::Place;
 use super::reader::Reader;
-use super::schema::absent;
-use super::schema::choice;
+use super::reader::absent;
+use super::reader::choice;
 use super::source::Flaw;
 use portal_resources::DeniedWrites;
 use portal_resources::GuestAccess;

@@ -4,6 +4,7 @@
 use super::Backing;
 use super::Config;
 use super::Guest;
+use super::Output;
 use super::Partition;
 use super::Place;
 use super::schema::bytes;
@@ -47,6 +48,7 @@ pub(crate) fn check(config: &Config, folder: &Path) -> Vec<Flaw> {
             }
         }
         linux(folder, partition, &mut flaws);
+        console(folder, partition, &mut flaws);
         if let Guest::Image { path, .. } = &partition.guest
             && let Some(size) = file(
                 folder,
@@ -103,6 +105,23 @@ fn pmem(folder: &Path, path: &Located<PathBuf>, flaws: &mut Vec<Flaw>) {
             ))
             .hint("a file behind a BAR has to be smaller"),
         );
+    }
+}
+
+/// The folder that a console's file goes into. The file itself is left as it is.
+fn console(folder: &Path, partition: &Partition, flaws: &mut Vec<Flaw>) {
+    let Output::File(path) = &partition.console else {
+        return;
+    };
+    let full = folder.join(&path.value);
+    if full.is_dir() {
+        flaws.push(path.flaw(format!("{} is a folder", full.display())));
+    } else if let Some(parent) = full.parent()
+        && !parent.as_os_str().is_empty()
+        && !parent.is_dir()
+    {
+        let flaw = path.flaw(format!("there is no folder {}", parent.display()));
+        flaws.push(flaw.hint(format!("make it: mkdir -p {}", parent.display())));
     }
 }
 
@@ -249,10 +268,22 @@ fn huge_pool(at: &Located<()>, needed: u64, flaws: &mut Vec<Flaw>) {
     }
 }
 
-/// `MemAvailable` of /proc/meminfo in bytes.
+/// Memory that is free or can be made free, in bytes.
 pub(crate) fn available_memory() -> Option<u64> {
+    meminfo(&["MemAvailable:"])
+}
+
+/// Memory and swap, free or not, in bytes.
+pub(crate) fn whole_memory() -> Option<u64> {
+    meminfo(&["MemTotal:", "SwapTotal:"])
+}
+
+/// The sum of these lines of /proc/meminfo, in bytes.
+fn meminfo(names: &[&str]) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
+    names.iter().try_fold(0u64, |sum, name| {
+        let line = text.lines().find_map(|l| l.strip_prefix(name))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        sum.checked_add(kib.checked_mul(1024)?)
+    })
 }

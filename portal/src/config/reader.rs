@@ -293,6 +293,38 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// A string that is one of these words.
+pub(super) fn choice(
+    table: &mut Reader<'_, '_>,
+    key: &'static str,
+    among: &[&str],
+    flaws: &mut Vec<Flaw>,
+) -> Option<Located<String>> {
+    let found = table.string(key, flaws)?;
+    if among.contains(&found.value.as_str()) {
+        return Some(found);
+    }
+    let hint = match nearest(&found.value, among) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => format!("it is one of \"{}\"", among.join("\", \"")),
+    };
+    flaws.push(
+        found
+            .flaw(format!("{:?} is not known", found.value))
+            .hint(hint),
+    );
+    None
+}
+
+/// A default, standing where its table stands.
+pub(super) fn absent(table: &Reader<'_, '_>, value: u64) -> Located<u64> {
+    Located {
+        value,
+        span: table.span(),
+        key: String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -38,6 +38,7 @@ pub(super) fn check(config: &Config, flaws: &mut Vec<Flaw>) {
     );
     one_file_one_region(config, flaws);
     one_terminal(config, flaws);
+    one_file_one_console(config, flaws);
     for partition in &config.partitions {
         devices(config, partition, flaws);
         addresses(config, partition, flaws);
@@ -84,6 +85,20 @@ fn one_terminal(config: &Config, flaws: &mut Vec<Flaw>) {
                 .flaw("another partition's console is the terminal already")
                 .hint("write console = \"prefix\" or console = \"file:PATH\""),
         );
+    }
+}
+
+fn one_file_one_console(config: &Config, flaws: &mut Vec<Flaw>) {
+    let mut seen: HashMap<_, &str> = HashMap::new();
+    for partition in &config.partitions {
+        if let Output::File(path) = &partition.console
+            && let Some(other) = seen.insert(&path.value, &partition.name.value)
+        {
+            flaws.push(path.flaw(format!(
+                "{} is the console of partition {other:?} already",
+                path.value.display()
+            )));
+        }
     }
 }
 

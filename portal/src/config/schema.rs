@@ -12,7 +12,8 @@ use super::Task;
 use super::TaskKind;
 use super::device::device;
 use super::reader::Reader;
-use super::reader::nearest;
+use super::reader::absent;
+use super::reader::choice;
 use super::source::Flaw;
 use super::source::Located;
 use hv_shmem::layout::MAX_PEERS;
@@ -357,28 +358,6 @@ fn name_of(
     Some(name)
 }
 
-pub(super) fn choice(
-    table: &mut Reader<'_, '_>,
-    key: &'static str,
-    among: &[&str],
-    flaws: &mut Vec<Flaw>,
-) -> Option<Located<String>> {
-    let found = table.string(key, flaws)?;
-    if among.contains(&found.value.as_str()) {
-        return Some(found);
-    }
-    let hint = match nearest(&found.value, among) {
-        Some(near) => format!("did you mean \"{near}\"?"),
-        None => format!("it is one of \"{}\"", among.join("\", \"")),
-    };
-    flaws.push(
-        found
-            .flaw(format!("{:?} is not known", found.value))
-            .hint(hint),
-    );
-    None
-}
-
 fn size_within(
     table: &mut Reader<'_, '_>,
     key: &'static str,
@@ -396,15 +375,6 @@ fn size_within(
         bytes(limits.end - 1)
     )));
     None
-}
-
-/// A default, standing where its table stands.
-pub(super) fn absent(table: &Reader<'_, '_>, value: u64) -> Located<u64> {
-    Located {
-        value,
-        span: table.span(),
-        key: String::new(),
-    }
 }
 
 /// A number of bytes as a person writes it, exact.

@@ -85,15 +85,27 @@ impl fmt::Display for Flaws {
             };
             let Place { line, column, .. } = place;
             writeln!(f, "{}:{line}:{column}: {key}{}", self.file, flaw.what)?;
-            writeln!(f, "{line:>5} | {}", place.text)?;
-            let marks = "^".repeat(place.width);
-            write!(f, "      | {}{marks}", " ".repeat(column - 1))?;
+            let Excerpt { text, at, width } = place.excerpt();
+            writeln!(f, "{line:>5} | {text}")?;
+            write!(f, "      | {}{}", " ".repeat(at), "^".repeat(width))?;
             if let Some(hint) = &flaw.hint {
                 write!(f, "\n      = {hint}")?;
             }
         }
         Ok(())
     }
+}
+
+/// Characters of a line that are shown around a flaw.
+const SHOWN: usize = 96;
+
+/// The part of a line that a flaw is in.
+struct Excerpt {
+    text: String,
+    /// Characters before the flaw.
+    at: usize,
+    /// Characters of the flaw that are shown.
+    width: usize,
 }
 
 struct Place<'t> {
@@ -119,6 +131,26 @@ impl<'t> Place<'t> {
             column,
             width: marked.trim_end().chars().count().max(1),
             text: line_text,
+        }
+    }
+}
+
+impl Place<'_> {
+    /// A line of reasonable length whole, of another one the flaw's beginning.
+    fn excerpt(&self) -> Excerpt {
+        let chars = self.text.chars().count();
+        let skip = match self.column - 1 {
+            before if chars > SHOWN => before.saturating_sub(SHOWN / 3),
+            _ => 0,
+        };
+        let shown = self.text.chars().skip(skip).take(SHOWN);
+        let dots = |yes: bool| if yes { "..." } else { "" };
+        let (left, right) = (dots(skip > 0), dots(chars - skip > SHOWN));
+        let at = self.column - 1 - skip;
+        Excerpt {
+            text: format!("{left}{}{right}", shown.collect::<String>()),
+            at: at + left.len(),
+            width: self.width.min(SHOWN - at).max(1),
         }
     }
 }
@@ -151,6 +183,17 @@ mod tests {
             let _ = Flaws::new("f", text, vec![flaw(span)]).to_string();
         }
         let _ = Flaws::new("f", "", vec![flaw(0..0)]).to_string();
+    }
+
+    #[test]
+    fn of_a_long_line_the_flaw_is_shown() {
+        let text = format!("key = \"{}\"", "é".repeat(5000));
+        for span in [6..text.len(), 4006..4008, text.len() - 3..text.len()] {
+            let shown = Flaws::new("f", &text, vec![flaw(span.clone())]).to_string();
+            let longest = shown.lines().map(|line| line.chars().count()).max();
+            assert!(longest.is_some_and(|it| it < 120), "{span:?}: {shown}");
+            assert!(shown.contains("..."), "{shown}");
+        }
     }
 
     #[test]

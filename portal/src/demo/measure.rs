@@ -2,6 +2,7 @@
 //! machine in the same mood; a row shows the round with the median ratio.
 
 use super::baseline;
+use super::neighbours::Since;
 use super::pair::Pair;
 use super::report::Fact;
 use super::report::Latency;
@@ -76,6 +77,7 @@ fn progress() -> ProgressBar {
 }
 
 fn measure(pair: &mut Pair, progress: &ProgressBar) -> Result<Report, HostError> {
+    let since = Since::now();
     let mut rows = Vec::new();
     let mut latency = Vec::new();
     let facts_of_start = start_facts(pair);
@@ -139,6 +141,7 @@ fn measure(pair: &mut Pair, progress: &ProgressBar) -> Result<Report, HostError>
         rows,
         latency,
         facts,
+        others: since.and_then(|since| since.cores_of_others()),
     })
 }
 

@@ -4,6 +4,7 @@
 mod baseline;
 mod file;
 mod measure;
+mod neighbours;
 mod pair;
 mod picture;
 mod report;
@@ -17,6 +18,9 @@ use crate::exit::Failure;
 use crate::exit::Outcome;
 use crate::print;
 use portal_vmm::Kvm;
+
+/// Other work of so many cores is said, because it shows in the figures.
+const DISTURBING: f64 = 0.2;
 
 /// Runs the demo, or sends a file.
 ///
@@ -38,6 +42,12 @@ pub(crate) fn run(args: &cli::Demo) -> Outcome {
     }
     print::line(picture::TEXT);
     print::line(report.text());
+    if let Some(others) = report.others.filter(|cores| *cores > DISTURBING) {
+        print::line(format!(
+            "\nOther work kept {others:.1} cores of this machine busy meanwhile, and shows in the \
+             figures: on a quiet\nmachine they are smaller, and the ratios steadier."
+        ));
+    }
     print::line(
         "\nEach figure stands beside a baseline of the same run, taken in turns with it.\n\
          More: portal demo --file PATH, portal bench, portal doctor.",

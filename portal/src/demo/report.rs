@@ -15,6 +15,8 @@ pub(crate) struct Report {
     pub latency: Vec<Latency>,
     /// What starting cost and what the kernel counted.
     pub facts: Vec<Fact>,
+    /// Cores that other work kept busy meanwhile.
+    pub others: Option<f64>,
 }
 
 /// One figure and what it is compared with.
@@ -235,6 +237,7 @@ mod tests {
                 value: 0.0,
                 unit: "a doorbell",
             }],
+            others: None,
         };
         let text = report.text();
         for words in ["312 ns", "300 ns", "1.04 x", "exits: 0 a doorbell", "p99"] {

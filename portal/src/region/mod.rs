@@ -29,7 +29,9 @@ pub(crate) fn run(command: &cli::Region) -> Outcome {
 pub(crate) fn failure(error: &BackingError) -> Failure {
     let kind = match error {
         BackingError::Io { source, .. } => match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Kind::Host,
+            std::io::ErrorKind::StorageFull
+            | std::io::ErrorKind::QuotaExceeded
+            | std::io::ErrorKind::FileTooLarge => Kind::Host,
             _ => Kind::Input,
         },
         BackingError::HugePages { .. } | BackingError::TooManyMappings { .. } => Kind::Host,

@@ -40,7 +40,7 @@ pub(crate) fn run(args: &cli::Run) -> Outcome {
     let config = read(&args.file)?;
     if args.check {
         print::line(format!(
-            "{}: {} partitions, {} regions, no flaw",
+            "{}: partitions: {}, regions: {}; no flaw",
             args.file.display(),
             config.partitions.len(),
             config.regions.len()
