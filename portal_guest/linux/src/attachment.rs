@@ -283,7 +283,12 @@ fn served(regions: &[RegionInfo], wanted: Wanted<'_>) -> Result<Name, GuestError
     let names = regions
         .iter()
         .map(|r| format!("{} ({})", r.name.as_str(), r.uuid));
-    let seen = || format!("it serves {}", names.clone().collect::<Vec<_>>().join(", "));
+    let seen = || {
+        format!(
+            "the switchboard serves {}",
+            names.clone().collect::<Vec<_>>().join(", ")
+        )
+    };
     let wanted = wanted.to_string();
     match (matching.next(), matching.next()) {
         (Some(one), None) => Ok(one.name),

@@ -161,7 +161,7 @@ pub fn find(found: Vec<Found>, wanted: Wanted<'_>) -> Result<Found, GuestError> 
 
 fn seen(found: &[Found]) -> String {
     if found.is_empty() {
-        return "it has no ivshmem function, DAX device or persistent memory".to_owned();
+        return "this machine has no ivshmem function, DAX device or persistent memory".to_owned();
     }
     let each = found.iter().map(|f| match &f.header {
         Ok(header) => format!(
@@ -172,7 +172,7 @@ fn seen(found: &[Found]) -> String {
         ),
         Err(error) => format!("none at {} ({error})", f.carrier),
     });
-    format!("it has {}", each.collect::<Vec<_>>().join(", "))
+    format!("this machine has {}", each.collect::<Vec<_>>().join(", "))
 }
 
 /// Folders that file systems with DAX are mounted on (proc(5), mountinfo).

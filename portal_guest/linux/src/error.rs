@@ -67,7 +67,7 @@ pub enum GuestError {
         source: io::Error,
     },
     /// No carrier holds the region.
-    #[error("{wanted} is in no carrier of this machine; {seen}")]
+    #[error("not found: {wanted}; {seen}")]
     NotFound {
         /// What was looked for.
         wanted: String,
@@ -164,7 +164,7 @@ pub enum GuestError {
         what: String,
     },
     /// Nothing happened for too long.
-    #[error("{what}: nothing within {} s", limit.as_secs_f32())]
+    #[error("waited for {what}: nothing within {} s", limit.as_secs_f32())]
     TooSlow {
         /// What was waited for.
         what: String,

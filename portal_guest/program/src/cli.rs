@@ -6,6 +6,7 @@ use clap::Parser;
 use clap::Subcommand;
 use clap::ValueEnum;
 use hv_shmem::layout::PeerId;
+use hv_shmem::name::Name;
 use hv_shmem::wait::WaitMode;
 use portal_guest_linux::BarAccess;
 use portal_guest_linux::BellKind;
@@ -57,8 +58,9 @@ pub(crate) struct Place {
     #[arg(long, global = true, value_name = "SOCKET")]
     pub(crate) switchboard: Option<PathBuf>,
 
-    /// The name to join by, at the switchboard; no two peers have the same.
-    #[arg(long, global = true)]
+    /// The name to join by, at the switchboard; no two peers have the same. 1 to 32
+    /// visible ASCII characters but /.
+    #[arg(long, global = true, value_parser = name)]
     pub(crate) name: Option<String>,
 
     /// This machine's peer number, where the carrier does not tell it (pmem, files).
@@ -90,6 +92,11 @@ pub(crate) struct Place {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Regions of this machine: where, which, this machine's number, and the peers.
+    #[command(after_help = "\
+Examples:
+  portal-guest ls
+  portal-guest ls --json
+  portal-guest ls --switchboard /run/portal/portal.sock")]
     Ls,
 
     /// Round trips through rings to a peer that runs pong.
@@ -101,6 +108,10 @@ Examples:
     Ping(Ping),
 
     /// Answer ping and bench until the other side is done.
+    #[command(after_help = "\
+Examples:
+  portal-guest pong
+  portal-guest pong --forever --from b")]
     Pong(Pong),
 
     /// A file, or bytes of a pattern, to a peer that runs recv.
@@ -118,6 +129,10 @@ Examples:
     Recv(Recv),
 
     /// Ring throughput, ring round trip, doorbell round trip with a peer that runs pong.
+    #[command(after_help = "\
+Examples:
+  portal-guest bench --to b
+  portal-guest bench --seconds 0.5 --json")]
     Bench(Bench),
 }
 
@@ -141,7 +156,8 @@ pub(crate) struct Ping {
     pub(crate) to: To,
 
     /// Round trips.
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, value_name = "N", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: u64,
 
     /// How both sides wait: spin, sleep until the doorbell, or spin and then sleep.
@@ -279,6 +295,11 @@ impl WaitArg {
     }
 }
 
+fn name(text: &str) -> Result<String, String> {
+    let name = Name::new(text).map_err(|e| e.to_string())?;
+    Ok(name.as_str().to_owned())
+}
+
 fn target(text: &str) -> Result<Target, String> {
     Ok(match text.parse() {
         Ok(number) => Target::Peer(PeerId(number)),
@@ -326,10 +347,17 @@ mod tests {
             "portal-guest send --bytes 64MiB",
             "portal-guest recv --from 1 --out film.mkv",
             "portal-guest --json bench --to b --seconds 0.5",
+            "portal-guest pong --forever --from b",
+            "portal-guest ls --switchboard /run/portal/portal.sock",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
-        for line in ["portal-guest send", "portal-guest send a --bytes 1"] {
+        for line in [
+            "portal-guest send",
+            "portal-guest send a --bytes 1",
+            "portal-guest ping --count 0",
+            "portal-guest ping --name a/b",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

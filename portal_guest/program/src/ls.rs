@@ -6,6 +6,7 @@ use crate::cli::Place;
 use crate::exit::Failure;
 use crate::exit::Kind;
 use hv_shmem::header::Header;
+use hv_shmem::region::RegionError;
 use portal_guest_linux::BarAccess;
 use portal_guest_linux::Carrier;
 use portal_guest_linux::Found;
@@ -111,6 +112,7 @@ fn region(found: &Found, header: &Header, access: BarAccess, text: &mut String) 
                 let state = format!("{:?}", record.state).to_lowercase();
                 let section = match region.section(peer) {
                     Ok(_) => "in use".to_owned(),
+                    Err(RegionError::NotReady { state, .. }) => format!("{state:?}").to_lowercase(),
                     Err(error) => error.to_string(),
                 };
                 let (name, epoch) = (who.name.as_str(), record.epoch);
