@@ -67,6 +67,9 @@ pub struct CapabilityItem {
     pub cost: &'static str,
 }
 
+/// What is missed without what Hyper-V interfaces would be built on.
+const HYPERV: &str = "none: no partition is offered Hyper-V's interfaces yet";
+
 impl Capabilities {
     /// Every capability that the VMM looks at, required ones first.
     pub fn items(&self) -> Vec<CapabilityItem> {
@@ -149,26 +152,14 @@ impl Capabilities {
                 self.memory_fault_info,
                 "a lost backing may be reported without its address",
             ),
-            like(
-                "KVM_CAP_X86_USER_SPACE_MSR",
-                self.user_space_msr,
-                "no Hyper-V MSRs in user space",
-            ),
+            like("KVM_CAP_X86_USER_SPACE_MSR", self.user_space_msr, HYPERV),
             like(
                 "KVM_CAP_X86_MSR_FILTER",
                 self.msr_filter,
                 "MSRs that KVM knows cannot be taken over by user space",
             ),
-            like(
-                "KVM_CAP_HYPERV",
-                self.hyperv,
-                "Hyper-V emulation runs in user space",
-            ),
-            like(
-                "KVM_CAP_HYPERV_SYNIC",
-                self.hyperv_synic,
-                "SynIC messages and events are delivered from user space",
-            ),
+            like("KVM_CAP_HYPERV", self.hyperv, HYPERV),
+            like("KVM_CAP_HYPERV_SYNIC", self.hyperv_synic, HYPERV),
         ]
     }
 
