@@ -2,7 +2,7 @@
 //! lists exists, and every relative link and anchor in the Guide, the README and
 //! the other Markdown files of the root resolves.
 
-use crate::steps::Ended;
+use crate::ended::Ended;
 use crate::workspace;
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -3,9 +3,9 @@
 //! A crate's targets are in a `fuzz` folder beside it, as cargo-fuzz lays it out.
 //! They need a nightly toolchain; without one the step is skipped.
 
+use crate::ended::Ended;
 use crate::process;
 use crate::process::Echo;
-use crate::steps::Ended;
 use crate::workspace;
 use std::path::Path;
 use std::path::PathBuf;
@@ -32,7 +32,7 @@ const CARGO_FUZZ: &str = "cargo-fuzz@0.13.1";
 pub(crate) fn run() -> anyhow::Result<Ended> {
     let folders = folders(workspace::root());
     if folders.is_empty() {
-        return Ok(Ended::Skipped("no fuzz targets yet".to_owned()));
+        return Ok(Ended::Failed("no crate has fuzz targets".to_owned()));
     }
     if !succeeds(Command::new("rustup").args(["run", "nightly", "cargo", "--version"])) {
         return Ok(Ended::Skipped(

@@ -2,9 +2,9 @@
 //!
 //! The work is done by `petri_tests`; here are the commands that one would type.
 
+use crate::ended::Ended;
 use crate::process;
 use crate::process::Echo;
-use crate::steps::Ended;
 use crate::tally::Tally;
 use crate::workspace::cargo;
 use std::process::Command;

@@ -7,6 +7,7 @@
 
 mod book;
 mod contribution;
+mod ended;
 mod evidence;
 mod fuzz;
 mod lab;

@@ -1,6 +1,7 @@
 //! The steps of the pipeline, in order, and the table at its end.
 
 use crate::book;
+use crate::ended::Ended;
 use crate::evidence;
 use crate::fuzz;
 use crate::lab;
@@ -20,16 +21,6 @@ const LIMIT: Duration = Duration::from_secs(25 * 60);
 const EXAMPLE_LIMIT: Duration = Duration::from_secs(60);
 /// The exit code with which our programs say that the host lacks something.
 const HOST_LACKS: i32 = 4;
-
-/// How a step ended.
-pub(crate) enum Ended {
-    /// It passed.
-    Passed,
-    /// It failed; the text says what, with the command.
-    Failed(String),
-    /// It did not run here, and why.
-    Skipped(String),
-}
 
 /// What the step `test` tests: all but real guests, which have a step of their own.
 pub(crate) const TESTED: [&str; 3] = ["--workspace", "--exclude", "petri_tests"];
@@ -229,7 +220,7 @@ fn examples(tally: &mut Tally) -> anyhow::Result<Ended> {
         .collect();
     names.sort();
     if names.is_empty() {
-        return Ok(Ended::Skipped("no examples yet".to_owned()));
+        return Ok(Ended::Failed("the workspace has no example".to_owned()));
     }
     let built = plain(&mut cargo([
         "build",

@@ -13,6 +13,12 @@
 //! | `portal_guest_program` (`program/`) | `portal-guest`, a static program on top of it |
 //! | `portal_guest` | the image |
 //!
+//! ```
+//! // What `portal run` boots where a file says `guest = "warp"`.
+//! let image: &[u8] = portal_guest::warp::image();
+//! assert!(!image.is_empty());
+//! ```
+//!
 //! Specification: `portal_boot_abi` (how an image starts), Intel SDM volume 3.
 //! Trust: the guest trusts its VMM and distrusts every other peer of a region; the
 //! VMM distrusts the image. Left out: the host's side (`portal_host`, `portal_vmm`).

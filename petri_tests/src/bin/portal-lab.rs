@@ -51,6 +51,10 @@ fn main() -> ExitCode {
                 .then_some(())
                 .ok_or_else(|| "the demo did not end well".to_owned())
         }),
+        ["--help" | "-h" | "help"] => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
