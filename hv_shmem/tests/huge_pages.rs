@@ -22,6 +22,8 @@ use std::fs::File;
 const POOL: &str = "/proc/sys/vm/nr_hugepages";
 const SIZE: u64 = 32 << 20;
 const PAGES: u64 = SIZE / (2 << 20);
+/// Pages of a sectioned region: its tail takes none.
+const SECTIONED: u64 = 1 + 4 * 3;
 
 fn spec(sectioned: bool) -> RegionSpec {
     RegionSpec::new(Name::new("huge").unwrap(), SIZE, 4).sectioned(sectioned)
@@ -87,12 +89,11 @@ const WHAT: &str = "a region attached while the pool of huge pages is short";
 #[test]
 fn t14_huge_page_exhaustion() {
     let Some(pool) = Pool::take() else { return };
-    let rounds = harness::cases(2 * PAGES).div_ceil(2 * PAGES);
+    let rounds = harness::cases(1).div_ceil(PAGES + SECTIONED);
     let (mut cases, mut failures) = (0, 0);
     for _ in 0..rounds {
         for sectioned in [false, true] {
-            // The tail of a sectioned region takes no page.
-            let need = if sectioned { 1 + 4 * 3 } else { PAGES };
+            let need = if sectioned { SECTIONED } else { PAGES };
             for left in (0..need).rev() {
                 assert!(pool.leave(PAGES), "the pool is ours");
                 let made = Backing::create(&spec(sectioned), &config()).unwrap();

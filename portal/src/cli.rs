@@ -397,7 +397,7 @@ pub(crate) struct RegionCreate {
 
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// Which: latency, throughput, bulk, doorbell, arena, partition, or all.
+    /// Which: latency, throughput, bulk, doorbell, arena, partition, switchboard, or all.
     #[arg(value_name = "SUITE", default_value = "all", value_parser = suites())]
     pub(crate) suites: Vec<String>,
 

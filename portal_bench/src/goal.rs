@@ -1,7 +1,8 @@
 //! The goals: what is compared with what, and which ratio passes.
 //!
 //! Numbers 1-18 are those of the performance goals in the Guide's benchmark
-//! chapter; 101 and up are the goals that concern whole partitions. Goals 12
+//! chapter; 101 and up are the goals that concern whole partitions, 106 and up
+//! those of the switchboard. Goals 12
 //! and 13 (the VMBus proxy's data paths) are measured where the proxy lives and
 //! are not in this table.
 
@@ -45,17 +46,20 @@ pub enum Suite {
     Arena,
     /// Starting partitions: goals 102 and 103.
     Partition,
+    /// Peers of a switchboard: goals 106 to 108.
+    Switchboard,
 }
 
 impl Suite {
     /// Every suite, in the order in which `all` runs them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Latency,
         Self::Throughput,
         Self::Bulk,
         Self::Doorbell,
         Self::Arena,
         Self::Partition,
+        Self::Switchboard,
     ];
 
     /// The word on the command line.
@@ -67,6 +71,7 @@ impl Suite {
             Self::Doorbell => "doorbell",
             Self::Arena => "arena",
             Self::Partition => "partition",
+            Self::Switchboard => "switchboard",
         }
     }
 
@@ -213,6 +218,21 @@ pub const GOALS: &[GoalSpec] = {
             "one a doorbell",
             "exits/doorbell",
         ),
+        goal(106, Suite::Switchboard, Lower, 1.0, 0.1).of(
+            "attach among 64 peers",
+            "limit of 5 ms",
+            "ms",
+        ),
+        goal(107, Suite::Switchboard, Lower, 1.0, 0.8).of(
+            "attach among 512 peers, each",
+            "among 64, each",
+            "us",
+        ),
+        goal(108, Suite::Switchboard, Lower, 1.0, 0.25).of(
+            "memory of the switchboard, a peer",
+            "limit of 64 KiB",
+            "KiB",
+        ),
     ]
 };
 
@@ -351,7 +371,7 @@ mod tests {
             assert!(GOALS.iter().any(|spec| spec.suite == suite), "{suite:?}");
             assert_eq!(Suite::parse(suite.word()), Some(vec![suite]));
         }
-        assert_eq!(Suite::parse("all").map(|all| all.len()), Some(6));
+        assert_eq!(Suite::parse("all").map(|all| all.len()), Some(7));
         assert_eq!(Suite::parse("latencies"), None);
     }
 }

@@ -237,6 +237,10 @@ impl Daemon {
             .board
             .restore_region(opened.pages, config.policy(), &records)
             .map_err(|error| fail(error.to_string()))?;
+        if opened.memory.is_unsealed() {
+            let region = config.name;
+            self.notices.push(Notice::Unsealed { region });
+        }
         self.regions.push(Served {
             name: config.name,
             compatible: (!config.sectioned).then_some(config.vectors),
@@ -575,7 +579,8 @@ impl Daemon {
 
     /// Sends what can be sent.
     fn flush(&mut self) {
-        for client in std::mem::take(&mut self.dirty) {
+        // Who came last has most to be told, and reads it while the others are told of it.
+        for client in std::mem::take(&mut self.dirty).into_iter().rev() {
             let sent = match client {
                 Client::Qemu(id) => self.send_qemu(id),
                 Client::Portal(id) => self.send_portal(id),

@@ -39,6 +39,11 @@ pub enum Notice {
         /// What the kernel said.
         errno: Errno,
     },
+    /// A region's memory is in files, which have no seals.
+    Unsealed {
+        /// The region.
+        region: Name,
+    },
     /// A peer is back after a restart.
     Returned {
         /// Its region.
@@ -81,6 +86,12 @@ impl fmt::Display for Notice {
             Self::NotKept { region, errno } => {
                 write!(f, "{region}: the state cannot be written: {errno}")
             }
+            Self::Unsealed { region } => write!(
+                f,
+                "{region}: its memory is in files, which have no seals: a peer that may write can \
+                 truncate it under the others; a service manager that stores descriptors keeps \
+                 sealed memory"
+            ),
             Self::Returned { region, peer } => write!(f, "{region}: peer {peer} is back"),
             Self::NoPortalSocket { reason } => write!(
                 f,

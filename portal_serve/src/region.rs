@@ -185,6 +185,11 @@ impl Memory {
         Ok(mapping.mem())
     }
 
+    /// Whether a peer that may write may truncate it as well.
+    pub(crate) fn is_unsealed(&self) -> bool {
+        self.held == Held::Files
+    }
+
     /// What holds the bytes, for people.
     pub(crate) fn describe(&self) -> String {
         let held = match self.held {

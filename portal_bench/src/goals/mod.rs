@@ -2,6 +2,7 @@
 
 #[cfg(feature = "peers")]
 mod arena;
+pub(crate) mod attach;
 mod partition;
 mod place;
 pub(crate) mod process;
@@ -72,6 +73,9 @@ impl Bench {
             103 => partition::memory(self, spec),
             104 => partition::crowd(self, spec),
             105 => partition::exits(self, spec),
+            106 => attach::time(self, spec),
+            107 => attach::growth(self, spec),
+            108 => attach::memory(self, spec),
             number => Err(BenchError::Unavailable(format!(
                 "goal {number} has no benchmark"
             ))),

@@ -165,7 +165,7 @@ pub(super) fn contender(
     let region = PortalRegion::attach(mapping.mem(), AttachOptions::default()).map_err(failed)?;
     let mut own = join(&region, PARENT)?;
     let tx = create(&mut own, CHILD)?;
-    let mut child = Child::start(&Job {
+    let mut child = Child::start(&Job::Echo {
         core: pair.cores[1],
         region: file.0.to_string_lossy().into(),
     })?;

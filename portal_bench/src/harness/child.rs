@@ -13,6 +13,7 @@ use serde::Serialize;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ChildStdin;
 use std::process::ChildStdout;
 use std::process::Command;
@@ -23,11 +24,19 @@ const JOB: &str = "PORTAL_BENCH_JOB";
 
 /// What a child is for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Job {
-    /// The core that it stays on.
-    pub(crate) core: usize,
-    /// A file of the region, openable by path (the parent's /proc/PID/fd/N).
-    pub(crate) region: String,
+pub(crate) enum Job {
+    /// Answers messages.
+    Echo {
+        /// The core that it stays on.
+        core: usize,
+        /// A file of the region, openable by path (the parent's /proc/PID/fd/N).
+        region: String,
+    },
+    /// Serves a region, with its sockets and state in this folder.
+    Switchboard {
+        /// The folder.
+        folder: PathBuf,
+    },
 }
 
 /// The parent's end.
@@ -71,6 +80,15 @@ impl Child {
         self.hear("done")
     }
 
+    /// Its resident memory in KiB.
+    pub(crate) fn resident_kib(&self) -> Result<f64, BenchError> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))
+            .map_err(BenchError::os("reading a second process's status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        kib.ok_or_else(|| BenchError::Broken("no VmRSS in /proc/PID/status".into()))
+    }
+
     fn hear(&mut self, word: &str) -> Result<(), BenchError> {
         let mut line = String::new();
         self.answers
@@ -111,8 +129,14 @@ pub fn serve_if_child() -> bool {
 
 fn serve(text: &str) -> Result<(), BenchError> {
     let job: Job = serde_json::from_str(text).map_err(|e| BenchError::broken("job", e))?;
-    machine::pin(job.core)?;
-    let mut echo = crate::goals::process::Echo::attach(&job.region)?;
+    let (core, region) = match &job {
+        Job::Echo { core, region } => (*core, region),
+        Job::Switchboard { folder } => {
+            return crate::goals::attach::serve(folder, || println!("ready"));
+        }
+    };
+    machine::pin(core)?;
+    let mut echo = crate::goals::process::Echo::attach(region)?;
     println!("ready");
     for line in std::io::stdin().lines() {
         let line = line.map_err(BenchError::os("reading the parent's line"))?;

@@ -43,6 +43,8 @@
 //! what it says is checked all the same, so that another version of it is an error
 //! and no surprise. Left out: sockets, descriptors (any `B`), the clock.
 
+#[cfg(feature = "server")]
+pub mod guard;
 pub mod message;
 #[cfg(feature = "packet")]
 pub mod packet;

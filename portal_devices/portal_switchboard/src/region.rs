@@ -187,6 +187,8 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
                 away: true,
                 bells: 0,
             };
+            // Nobody takes them while it is away.
+            self.vectors += who.vectors as usize;
             self.peers.insert(
                 peer,
                 Peer {
@@ -210,10 +212,12 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
         bells: Vec<B>,
         limits: &Limits,
     ) -> Result<(), AdmissionError> {
-        self.check_vectors(bells.len(), limits)?;
+        let kept = self.peers.get(&peer).map_or(0, |p| p.vectors as usize);
+        self.check_vectors(bells.len(), kept, limits)?;
         let others: Vec<PeerId> = self.ids();
         if let Some(record) = self.peers.get_mut(&peer) {
-            self.vectors += bells.len();
+            self.vectors = self.vectors.saturating_sub(kept) + bells.len();
+            record.vectors = u32::try_from(bells.len()).unwrap_or(u32::MAX);
             record.bells = bells;
             record.life.away = false;
             for other in others {
@@ -251,7 +255,7 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
         limits: &Limits,
     ) -> Result<PeerId, AdmissionError> {
         self.check_rights(admission.kind, admission.rights)?;
-        self.check_vectors(vectors, limits)?;
+        self.check_vectors(vectors, 0, limits)?;
         self.choose_id(admission)
     }
 
@@ -276,7 +280,13 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
         Ok(())
     }
 
-    fn check_vectors(&self, asked: usize, limits: &Limits) -> Result<(), AdmissionError> {
+    /// Whether there are so many for a peer to whom `kept` of those in use belong.
+    fn check_vectors(
+        &self,
+        asked: usize,
+        kept: usize,
+        limits: &Limits,
+    ) -> Result<(), AdmissionError> {
         let region = self.name();
         if asked > limits.vectors_per_peer {
             let limit = limits.vectors_per_peer;
@@ -286,7 +296,7 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
                 limit,
             });
         }
-        let (used, limit) = (self.vectors, limits.vectors_per_region);
+        let (used, limit) = (self.vectors.saturating_sub(kept), limits.vectors_per_region);
         if asked > limit.saturating_sub(used) {
             return Err(AdmissionError::VectorQuota {
                 region,
@@ -367,7 +377,7 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
         if let Some(record) = self.peers.remove(&peer)
             && stands(Guard::VectorsReturn)
         {
-            self.vectors = self.vectors.saturating_sub(record.bells.len());
+            self.vectors = self.vectors.saturating_sub(record.vectors as usize);
         }
         self.tell_others(peer);
         Ok(())

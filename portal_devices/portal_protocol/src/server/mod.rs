@@ -35,6 +35,7 @@ use crate::Request;
 use crate::Token;
 use crate::VECTORS_MAX;
 use crate::VERSION;
+use crate::guard::Guard;
 use crate::message::Admitted;
 use crate::message::Join;
 use crate::message::Reattach;
@@ -48,6 +49,7 @@ use hv_shmem::name::Name;
 use hv_shmem::peers::PeerKind;
 use hv_shmem::peers::Rights;
 use portal_device::Counter;
+use portal_device::guard::stands;
 use portal_device::inspect::Node;
 use portal_switchboard::Admission;
 use portal_switchboard::PeerKey;
@@ -230,7 +232,7 @@ impl<B: Clone> Server<B> {
         let Some(found) = self.clients.get_mut(&client) else {
             return Err(Lost::Closed);
         };
-        if !found.listens()
+        if (!found.listens() && stands(Guard::Turn))
             || (found.stage == Stage::Hello) != matches!(request, Request::Hello { .. })
         {
             self.counters.broke.bump();
@@ -462,11 +464,10 @@ impl<B: Clone> Server<B> {
             ));
         }
         let at = (back.region, back.peer.0);
-        let expected = self
-            .away
-            .get(&at)
-            .copied()
-            .filter(|(key, away)| key.epoch == back.epoch && away.token.matches(&back.token));
+        let expected = self.away.get(&at).copied().filter(|(key, away)| {
+            let known = away.token.matches(&back.token) || !stands(Guard::Token);
+            key.epoch == back.epoch && known
+        });
         let Some((key, away)) = expected else {
             return Err(Refusal::new(
                 RefusalCode::Expired,
