@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// How long all targets run together, in seconds; each at least [`LEAST`] and at
 /// most [`MOST`].
-const TOGETHER: usize = 180;
+const TOGETHER: usize = 120;
 /// Shortest run of a target, in seconds.
 const LEAST: usize = 20;
 /// Longest run of a target, in seconds.
@@ -48,6 +48,8 @@ pub(crate) fn run() -> anyhow::Result<Ended> {
             return Ok(Ended::Skipped(format!("cannot install {CARGO_FUZZ}")));
         }
     }
+    // One for all of them: they have most of what is compiled in common.
+    let built = workspace::target_folder()?.join("fuzz");
     let mut targets = Vec::new();
     for folder in folders {
         let mut list = in_nightly(&tools, &["fuzz", "list", "--fuzz-dir"]);
@@ -63,6 +65,8 @@ pub(crate) fn run() -> anyhow::Result<Ended> {
     for (folder, target) in targets {
         let mut fuzz = in_nightly(&tools, &["fuzz", "run", "--fuzz-dir"]);
         fuzz.arg(&folder)
+            .arg("--target-dir")
+            .arg(&built)
             .arg(&target)
             .args([
                 "--",
