@@ -78,6 +78,7 @@
 //! | `std` (default) | backings, mappings, eventfd and futex doorbells; without it `no_std` and no allocation |
 //! | `serde` | what `show` gives, as serde values |
 //! | `loom` | loom's memory and atomics in the place of real ones, for models |
+//! | `negative_control` | tests may take a guard out ([`guard`]); never for anything that maps a region |
 #![cfg_attr(not(feature = "std"), no_std)]
 
 #[cfg(feature = "std")]
