@@ -133,16 +133,19 @@ fn a_hundred_lives(hypervisor: &Kvm, regions: &RegionHost, lake: &Arc<SharedRegi
             0 => (exit_at_once(), Outcome::Exited(0)),
             _ => (wait(), Outcome::Stopped),
         };
+        let epoch = table.peer(number).unwrap().epoch;
         let guest = on_the_lake(hypervisor, regions, "guest", image);
-        assert!(table.peer(number).unwrap().state.is_live(), "{cycle}");
         if end == Outcome::Stopped {
             assert_eq!(guest.stop().unwrap(), end);
         } else {
             assert_eq!(guest.wait(PATIENCE), Some(end));
             drop(guest);
         }
-        let free = || !table.peer(number).unwrap().state.is_live();
-        until("its number is free", free);
+        // It had the number, and it is free again.
+        until("the end of its epoch", || {
+            let now = table.peer(number);
+            now.is_ok_and(|now| now.epoch > epoch && !now.state.is_live())
+        });
     }
     let (held_before, mapped_before) = before.unwrap();
     until(&format!("no more than {held_before:?}"), || {
