@@ -291,6 +291,17 @@ pub fn equipped(programs: &Programs, lab: &Path) -> Result<Machine, LabError> {
     Ok(machine)
 }
 
+/// Has virtual machines stand in L1 that never run (see [`crate::lab::stand_in`]), for
+/// a machine without the other programs. `lab` is the program that makes them.
+///
+/// # Errors
+/// [`LabError::File`].
+pub fn stand_in(machine: &mut Machine, lab: &Path) -> Result<(), LabError> {
+    bring(machine, "bin/portal-lab", lab)?;
+    machine.background("portal-lab stand-in");
+    Ok(())
+}
+
 /// Puts a program into L1, with the libraries that it needs.
 ///
 /// # Errors

@@ -56,6 +56,7 @@ fn machine(
     guest.write(&cpio)?;
     let mut machine = Machine::new(artifacts.clone())?;
     session::bring(&mut machine, "bin/portal", &programs::portal()?)?;
+    session::stand_in(&mut machine, Path::new(env!("CARGO_BIN_EXE_portal-lab")))?;
     machine
         .files()
         .copy("bzImage", &artifacts.guest_kernel.image)?;

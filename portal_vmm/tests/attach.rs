@@ -136,6 +136,8 @@ fn a_hundred_lives(hypervisor: &Kvm, regions: &RegionHost, lake: &Arc<SharedRegi
         let epoch = table.peer(number).unwrap().epoch;
         let guest = on_the_lake(hypervisor, regions, "guest", image);
         if end == Outcome::Stopped {
+            // The other kind may have gone already.
+            assert!(table.peer(number).unwrap().state.is_live(), "{cycle}");
             assert_eq!(guest.stop().unwrap(), end);
         } else {
             assert_eq!(guest.wait(PATIENCE), Some(end));

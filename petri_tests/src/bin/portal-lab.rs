@@ -118,8 +118,7 @@ fn numbers() -> Result<(), LabError> {
 fn demo() -> Result<bool, LabError> {
     let mut machine = Machine::new(Artifacts::prepare()?)?;
     session::bring(&mut machine, "bin/portal", &programs::portal()?)?;
-    session::bring(&mut machine, "bin/portal-lab", &this_program()?)?;
-    machine.background("portal-lab stand-in");
+    session::stand_in(&mut machine, &this_program()?)?;
     machine.job("demo", "portal demo", DEMO);
     let report = machine.run(&programs::target_folder().join("lab/demo"))?;
     for job in &report.jobs {
