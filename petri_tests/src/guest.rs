@@ -31,6 +31,8 @@ pub enum Device {
     IvshmemV2 {
         /// The region's name.
         region: String,
+        /// Whether the guest may write its own section and the common one.
+        writable: bool,
     },
     /// virtio-pmem on a file of the machine that runs the VMM.
     Pmem {

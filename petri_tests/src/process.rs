@@ -36,6 +36,19 @@ impl Process {
     /// # Errors
     /// [`NotPassed::Failed`] when it cannot be started.
     pub fn start(name: &str, command: &mut Command, folder: &Path) -> Passed<Self> {
+        Self::start_with(name, command, folder, Stdio::null())
+    }
+
+    /// As [`Self::start`], with something on standard input.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        name: &str,
+        command: &mut Command,
+        folder: &Path,
+        input: Stdio,
+    ) -> Passed<Self> {
         let log = folder.join(format!("{name}.log"));
         let open = || {
             let file = fs::File::options().create(true).append(true).open(&log)?;
@@ -43,7 +56,7 @@ impl Process {
         };
         let (out, err) = open().map_err(NotPassed::of_file(&log))?;
         let child = command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(out)
             .stderr(err)
             .process_group(0)

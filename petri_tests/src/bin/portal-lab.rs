@@ -10,6 +10,7 @@ use petri_tests::programs;
 use petri_tests::programs::Programs;
 use petri_tests::scenario;
 use petri_tests::session;
+use petri_tests::side_by_side;
 use petri_tests::vmm::Vmm;
 use std::io;
 use std::path::Path;
@@ -22,6 +23,8 @@ usage: portal-lab inside TEST VMM   one cell of the matrix, inside L1
        portal-lab page              the Guide's page from target/lab/matrix.json
        portal-lab numbers           measures inside L1 and writes the Guide's page
        portal-lab measure           the part of it that runs inside L1
+       portal-lab beside            `portal-guest bench` under every VMM, in one L1
+       portal-lab beside-inside     the part of it that runs inside L1
        portal-lab run COMMAND       a command for the shell inside L1, for whoever looks
                                     for a mistake
        portal-lab demo              `portal demo` inside L1
@@ -45,6 +48,8 @@ fn main() -> ExitCode {
             Ok(never) => match never {},
             Err(error) => Err(error.to_string()),
         },
+        ["beside"] => beside().map_err(|e| e.to_string()),
+        ["beside-inside"] => side_by_side::measure_inside().map_err(|e| e.to_string()),
         ["run", command] => run(command).map_err(|e| e.to_string()),
         ["demo"] => demo().map_err(|e| e.to_string()).and_then(|passed| {
             passed
@@ -113,6 +118,14 @@ fn numbers() -> Result<(), LabError> {
     print!("{page}");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Guide/src/lab-figures.md");
     std::fs::write(&path, page).map_err(|source| LabError::File { path, source })
+}
+
+fn beside() -> Result<(), LabError> {
+    let programs = Programs::on_host()?;
+    let folder = programs::target_folder().join("lab/beside");
+    let table = side_by_side::measure(&programs, &this_program()?, &folder)?;
+    print!("{table}");
+    Ok(())
 }
 
 fn demo() -> Result<bool, LabError> {

@@ -238,7 +238,8 @@ impl Machine {
              mount -t proc proc /proc\n\
              mount -t sysfs sys /sys\n\
              mount -t devtmpfs dev /dev\n\
-             mkdir -p /dev/shm\n\
+             mkdir -p /dev/shm /dev/pts\n\
+             mount -t devpts pts /dev/pts\n\
              mount -t tmpfs shm /dev/shm\n\
              mount -t tmpfs tmp /tmp\n\
              ip link set lo up\n",

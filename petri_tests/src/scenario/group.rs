@@ -50,12 +50,21 @@ impl Group {
 
     /// Starts one more guest, on a served region.
     pub(super) fn join(&mut self, lab: &Lab, vmm: Vmm, guest: &Guest) -> Passed {
-        let regions: Vec<Region> = self
-            .switchboard
-            .iter()
-            .map(|s| s.region().clone())
-            .collect();
-        self.running.push(vmm.start_one(lab, guest, &regions)?);
+        self.join_all(lab, vmm, std::slice::from_ref(guest), &[])
+    }
+
+    /// Starts guests, on a served region and `others`; in one process where the VMM has
+    /// several a process.
+    pub(super) fn join_all(
+        &mut self,
+        lab: &Lab,
+        vmm: Vmm,
+        guests: &[Guest],
+        others: &[Region],
+    ) -> Passed {
+        let served = self.switchboard.iter().map(|s| s.region().clone());
+        let regions: Vec<Region> = served.chain(others.iter().cloned()).collect();
+        self.running.extend(vmm.start(lab, guests, &regions)?);
         Ok(())
     }
 

@@ -25,6 +25,15 @@ pub(super) const IVSHMEM_V2: Scenario = Scenario {
     run: ivshmem_v2,
 };
 
+pub(super) const READ_ONLY: Scenario = Scenario {
+    name: "read_only_peer",
+    what: "a guest with ivshmem v2 that may only read stores to its own section and to the state \
+           table: no store has an effect in it or in another guest, and its VMM counts both",
+    limit: Duration::from_secs(120),
+    place: IVSHMEM_V2.place,
+    run: read_only,
+};
+
 /// Size of the region.
 const REGION: u64 = 16 << 20;
 
@@ -86,12 +95,59 @@ put $(section $ME) 0x1234
 echo own $(get $(section $ME))
 ";
 
+/// Stores where it may not, and looks what came of it.
+const STORE: &str = "\
+put $(section $ME) 0x1234
+put $B2+4*$ME 0x1234
+echo own $(get $(section $ME)) state $(get $B2+4*$ME)
+";
+
+/// What a guest that may write sees of the one with the number before.
+const SEE: &str = "\
+put $(section $ME) 0x1234
+echo own $(get $(section $ME)) other $(get $(section $((ME - 1))))
+";
+
+/// The counter of stores that had no effect, in a device of either VMM.
+const DROPPED: &str = "region_writes_dropped";
+
+fn guest(name: &str, writable: bool) -> Guest {
+    Guest::new(name).device(Device::IvshmemV2 {
+        region: "lake".to_owned(),
+        writable,
+    })
+}
+
+fn read_only(lab: &Lab, vmm: Vmm) -> Passed {
+    let reader = guest("reader", false)
+        .step("store", 60, &format!("{FIND}{STORE}"))
+        .line("sleep 600");
+    let writer = guest("writer", true).step("see", 60, &format!("{FIND}{SEE}"));
+    let mut group = Group::served(lab, REGION)?;
+    group.join(lab, vmm, &reader)?;
+    group.joined(0, lab)?;
+    let (running, n) = group.at(0)?;
+    let stored = running.passed(n, "store", lab.until)?;
+    check(stored == "own 0x00000000 state 0x00000000", || stored)?;
+    let shown = running.inspect(lab, "reader", DROPPED)?;
+    let dropped = shown.split_once(DROPPED).and_then(|(_, rest)| {
+        let rest = rest.trim_start_matches(|c: char| !c.is_ascii_digit());
+        rest.split(|c: char| !c.is_ascii_digit()).next()
+    });
+    check(dropped == Some("2"), || {
+        format!("{DROPPED} is not 2: {shown}")
+    })?;
+    group.join(lab, vmm, &writer)?;
+    let (running, n) = group.at(1)?;
+    let seen = running.passed(n, "see", lab.until)?;
+    check(seen == "own 0x00001234 other 0x00000000", || seen)?;
+    group.at(0)?.0.process.kill();
+    group.leave(0);
+    group.ends_well(lab)
+}
+
 fn ivshmem_v2(lab: &Lab, vmm: Vmm) -> Passed {
-    let guest = |name| {
-        Guest::new(name).device(Device::IvshmemV2 {
-            region: "lake".to_owned(),
-        })
-    };
+    let guest = |name| guest(name, true);
     let survivor = guest("survivor")
         .step("look", 20, &format!("{FIND}{LOOK}"))
         .step("survive", 90, &format!("{FIND}{COUNT}{SURVIVE}"));

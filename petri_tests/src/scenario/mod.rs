@@ -5,6 +5,7 @@ mod boot;
 mod exchange;
 mod group;
 mod host_process;
+mod hostile;
 mod ivshmem2;
 mod pmem;
 mod pmem_rings;
@@ -53,12 +54,14 @@ pub const ALL: &[Scenario] = &[
     boot::REBOOT,
     exchange::IVSHMEM_V1,
     ivshmem2::IVSHMEM_V2,
+    ivshmem2::READ_ONLY,
     pmem::PMEM_DAX,
     pmem_rings::PMEM_EXCHANGE,
     returns::KILLED_GUEST,
     host_process::GUESTS_AND_HOST,
     host_process::ALL_KINDS,
     host_process::SWITCHBOARD_KILLED,
+    hostile::HOSTILE,
     warp::KVM_TESTS,
     warp::DEMO,
 ];

@@ -12,14 +12,16 @@ use crate::lab::Lab;
 use crate::lab::has_guest_kernel;
 use crate::vmm::Vmm;
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 pub(super) const PMEM_DAX: Scenario = Scenario {
     name: "pmem_dax_kill",
-    what: "a guest mounts a virtio-pmem device with DAX, writes and syncs, from several \
-           programs at once, and is killed with its VMM; another guest, which may only read, finds every byte, and so does the \
-           host; what that guest stores has no effect",
+    what: "a guest mounts a virtio-pmem device with DAX, writes and syncs, from several programs \
+           at once, and is killed with its VMM; another guest, which runs all the while and may \
+           only read, finds every byte, and so does the host; what that guest stores has no \
+           effect on the file (OpenVMM stops the guest)",
     limit: Duration::from_secs(150),
     place: |vmm| match vmm {
         Vmm::PortalVmm => Place::Inside,
@@ -39,6 +41,8 @@ pub(super) const FS_KIB: u64 = 16 << 10;
 /// Where in the file, in MiB, the guest writes past the file system, and how much.
 pub(super) const RAW_AT: u64 = 24;
 const RAW_BYTES: usize = 1 << 20;
+/// The byte in which the host says that the writer is dead.
+const TOLD_AT: u64 = 28 << 20;
 const MODULES: &[&str] = &["virtio_pci", "virtio_pmem", "nd_pmem"];
 
 pub(super) fn guest(name: &str, file: &Path, writable: bool) -> Guest {
@@ -80,21 +84,13 @@ fn pmem_dax(lab: &Lab, vmm: Vmm) -> Passed {
             ),
         )
         .line("sleep 600");
-    let mut running = vmm.start_one(lab, &writer, &[])?;
-    running.passed(0, "make", lab.until)?;
-    let mounted = running.passed(0, "mount", lab.until)?;
-    check(mounted.contains("dax"), || format!("not DAX: {mounted:?}"))?;
-    let written = running.passed(0, "write", lab.until)?;
-    running.passed(0, "raw", lab.until)?;
-    running.process.kill();
-    let bytes = fs::read(&file).map_err(NotPassed::of_file(&file))?;
-    let at = (RAW_AT << 20) as usize;
-    let raw = bytes.get(at..at + RAW_BYTES).unwrap_or_default();
-    check(
-        !raw.is_empty() && raw.iter().all(|byte| *byte == b'P'),
-        || "the host has not what was flushed".to_owned(),
-    )?;
+    // The kernel forgets what it read of a device when nobody has it open any more.
+    let told = format!(
+        "until [ \"$(dd if=/dev/pmem0 bs=1 skip={TOLD_AT} count=1 2>/dev/null)\" = K ]; \
+         do sleep 0.2; done"
+    );
     let reader = guest("reader", &file, false)
+        .step("told", 120, &told)
         .step(
             "mount",
             30,
@@ -109,14 +105,40 @@ fn pmem_dax(lab: &Lab, vmm: Vmm) -> Passed {
                 RAW_AT * 256
             ),
         );
-    let mut running = vmm.start_one(lab, &reader, &[])?;
+    let mut other = vmm.start_one(lab, &reader, &[])?;
+    let mut running = vmm.start_one(lab, &writer, &[])?;
+    other.says(0, "##begin told", 1, lab.until)?;
+    running.passed(0, "make", lab.until)?;
+    let mounted = running.passed(0, "mount", lab.until)?;
+    check(mounted.contains("dax"), || format!("not DAX: {mounted:?}"))?;
+    let written = running.passed(0, "write", lab.until)?;
+    running.passed(0, "raw", lab.until)?;
+    running.process.kill();
+    let bytes = fs::read(&file).map_err(NotPassed::of_file(&file))?;
+    let at = (RAW_AT << 20) as usize;
+    let raw = bytes.get(at..at + RAW_BYTES).unwrap_or_default();
+    check(
+        !raw.is_empty() && raw.iter().all(|byte| *byte == b'P'),
+        || "the host has not what was flushed".to_owned(),
+    )?;
+    let told = fs::File::options().write(true).open(&file);
+    told.and_then(|told| told.write_all_at(b"K", TOLD_AT))
+        .map_err(NotPassed::of_file(&file))?;
+    let bytes = fs::read(&file).map_err(NotPassed::of_file(&file))?;
+    let mut running = other;
     running.passed(0, "mount", lab.until)?;
     let read = running.passed(0, "read", lab.until)?;
     check(read == written, || {
         format!("wrote {written:?}, read {read:?}")
     })?;
-    running.ended(0, "spoil", lab.until)?;
-    running.ends_well(lab.until)?;
+    if vmm == Vmm::OpenVmm {
+        // It stops a guest that stores where it may not.
+        running.process.says("guest halted", lab.until)?;
+        running.process.kill();
+    } else {
+        running.ended(0, "spoil", lab.until)?;
+        running.ends_well(lab.until)?;
+    }
     let after = fs::read(&file).map_err(NotPassed::of_file(&file))?;
     check(after == bytes, || {
         "a guest that may only read has changed the file".to_owned()

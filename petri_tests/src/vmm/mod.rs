@@ -15,6 +15,7 @@ use crate::process::Process;
 use crate::process::last_line;
 use crate::region::Region;
 use std::fmt;
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
@@ -153,6 +154,18 @@ pub struct Running {
     pub process: Process,
     /// Its guests' consoles, in the order in which they were given.
     pub consoles: Vec<Console>,
+    inspected: Inspected,
+}
+
+/// How one looks into a VMM.
+#[derive(Debug)]
+enum Inspected {
+    /// Not at all.
+    Never,
+    /// By `portal inspect`, at this socket.
+    By(PathBuf),
+    /// At its own console: the end of the terminal that types.
+    At(File),
 }
 
 impl Running {
@@ -217,6 +230,18 @@ impl Running {
                 return Err(NotPassed::failed(format!("{step} has no status")));
             }
             std::thread::sleep(POLL);
+        }
+    }
+
+    /// What the VMM shows of a guest's first device, with the line that names `counter`.
+    ///
+    /// # Errors
+    /// [`NotPassed::Failed`] when it shows nothing in time.
+    pub fn inspect(&mut self, lab: &Lab, guest: &str, counter: &str) -> Passed<String> {
+        match &self.inspected {
+            Inspected::Never => Err(NotPassed::failed("this VMM shows nothing")),
+            Inspected::By(control) => portal_vmm::inspect(lab, control, guest),
+            Inspected::At(keyboard) => openvmm::inspect(lab, &mut self.process, keyboard, counter),
         }
     }
 

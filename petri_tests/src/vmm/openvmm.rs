@@ -4,15 +4,23 @@
 //! A PCIe port has no INTx, so a guest hears doorbells by MSI-X or looks for itself.
 
 use super::GuestFiles;
+use super::Inspected;
 use super::Running;
 use crate::ended::NotPassed;
 use crate::ended::Passed;
 use crate::guest::Device;
 use crate::lab::Lab;
+use crate::process::POLL;
 use crate::process::Process;
 use crate::region::Region;
 use crate::region::Source;
+use rustix::io::Errno;
+use rustix::pty::OpenptFlags;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::process::Command;
+use std::time::Instant;
 
 pub(super) fn start(lab: &Lab, files: &GuestFiles<'_>, regions: &[Region]) -> Passed<Running> {
     let guest = files.guest;
@@ -20,11 +28,8 @@ pub(super) fn start(lab: &Lab, files: &GuestFiles<'_>, regions: &[Region]) -> Pa
         return Err(NotPassed::skipped("PORTAL_OPENVMM names no openvmm"));
     };
     let reset = if guest.reboots { "reset" } else { "exit" };
-    // Its console wants a terminal on standard input and gives up on /dev/null.
-    let mut openvmm = Command::new("/bin/sh");
+    let mut openvmm = Command::new(program);
     openvmm
-        .args(["-c", "exec \"$@\" </dev/console", "sh"])
-        .arg(program)
         .args(["--hv", "--single-process", "--kernel"])
         .arg(&lab.programs.debian.guest_kernel.image)
         .arg("--initrd")
@@ -48,17 +53,71 @@ pub(super) fn start(lab: &Lab, files: &GuestFiles<'_>, regions: &[Region]) -> Pa
         openvmm.arg("--portal").arg(option);
     }
     let name = format!("openvmm-{}", guest.name);
+    // Its own console is a terminal and nothing else.
+    let (keyboard, terminal) = terminal()?;
+    let process = Process::start_with(&name, &mut openvmm, &lab.folder, terminal.into())?;
     Ok(Running {
-        process: Process::start(&name, &mut openvmm, &lab.folder)?,
+        process,
         consoles: vec![files.console()],
+        inspected: Inspected::At(keyboard),
+    })
+}
+
+/// A new terminal: the end that types, and the end that reads.
+fn terminal() -> Passed<(File, OwnedFd)> {
+    let failed = |error: Errno| NotPassed::failed(format!("no terminal for openvmm: {error}"));
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let keyboard = rustix::pty::openpt(flags).map_err(failed)?;
+    rustix::pty::unlockpt(&keyboard).map_err(failed)?;
+    let terminal = rustix::pty::ioctl_tiocgptpeer(&keyboard, flags).map_err(failed)?;
+    Ok((keyboard.into(), terminal))
+}
+
+/// What OpenVMM's console says of a guest's first device.
+pub(super) fn inspect(
+    lab: &Lab,
+    process: &mut Process,
+    mut keyboard: &File,
+    wanted: &str,
+) -> Passed<String> {
+    let before = process.output().len();
+    keyboard
+        .write_all(b"x -r vm/pcie:portal0-portal\r")
+        .map_err(|e| NotPassed::failed(format!("openvmm's terminal: {e}")))?;
+    loop {
+        let said = process.output();
+        let said = without_colours(said.get(before..).unwrap_or_default());
+        let line = said.split_once(wanted).map(|(_, after)| after);
+        if line.is_some_and(|rest| rest.contains('\n')) {
+            return Ok(said);
+        }
+        if let Some(status) = process.ended() {
+            return Err(NotPassed::failed(format!("openvmm ended with {status}")));
+        }
+        if Instant::now() >= lab.until {
+            return Err(NotPassed::failed(format!(
+                "openvmm does not say {wanted:?}"
+            )));
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Takes out what only a terminal reads: `ESC [ ... letter`.
+fn without_colours(text: &str) -> String {
+    let mut parts = text.split("\u{1b}[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |kept, part| {
+        let end = part.find(|c: char| c.is_ascii_alphabetic());
+        kept + end.map_or("", |end| &part[end + 1..])
     })
 }
 
 /// A device as `--portal` takes it.
 fn option(device: &Device, regions: &[Region]) -> Passed<String> {
-    let (region, kind) = match device {
-        Device::IvshmemV1 { region } => (region, "ivshmem"),
-        Device::IvshmemV2 { region } => (region, "ivshmem2"),
+    let (region, kind, writable) = match device {
+        Device::IvshmemV1 { region } => (region, "ivshmem", true),
+        Device::IvshmemV2 { region, writable } => (region, "ivshmem2", *writable),
         Device::Pmem { file, writable } => {
             let access = if *writable { "rw" } else { "ro" };
             return Ok(format!("file={},kind=pmem,access={access}", file.display()));
@@ -68,8 +127,9 @@ fn option(device: &Device, regions: &[Region]) -> Passed<String> {
     let Source::Served { portal, .. } = &region.source else {
         return Err(NotPassed::failed("OpenVMM joins served regions only"));
     };
+    let access = if writable { "rw" } else { "ro" };
     Ok(format!(
-        "region={},switchboard={},kind={kind},vectors={}",
+        "region={},switchboard={},kind={kind},vectors={},access={access}",
         region.name,
         portal.display(),
         region.vectors

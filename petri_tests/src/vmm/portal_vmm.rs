@@ -1,9 +1,11 @@
 //! Portal's own VMM: `portal run` with a configuration of all guests.
 
 use super::GuestFiles;
+use super::Inspected;
 use super::Running;
 use crate::ended::NotPassed;
 use crate::ended::Passed;
+use crate::ended::check;
 use crate::guest::Device;
 use crate::lab::Lab;
 use crate::process::Process;
@@ -20,12 +22,28 @@ pub(super) fn start(lab: &Lab, guests: &[GuestFiles<'_>], regions: &[Region]) ->
     let path = lab.folder.join(format!("{name}.toml"));
     let text = configuration(&lab.programs.debian.guest_kernel.image, guests, regions)?;
     fs::write(&path, text).map_err(NotPassed::of_file(&path))?;
+    let control = lab.sockets.join(format!("{name}.control"));
     let mut portal = Command::new(&lab.programs.portal);
-    portal.arg("run").arg(&path);
+    portal.arg("run").arg("--control").arg(&control).arg(&path);
     Ok(Running {
         process: Process::start(&name, &mut portal, &lab.folder)?,
         consoles: guests.iter().map(GuestFiles::console).collect(),
+        inspected: Inspected::By(control),
     })
+}
+
+/// What `portal inspect` says of a guest's first device.
+pub(super) fn inspect(lab: &Lab, control: &Path, guest: &str) -> Passed<String> {
+    let mut portal = Command::new(&lab.programs.portal);
+    portal
+        .args(["inspect", &format!("partitions/{guest}/devices")])
+        .arg("--socket")
+        .arg(control);
+    let mut process = Process::start(&format!("inspect-{guest}"), &mut portal, &lab.folder)?;
+    let status = process.wait(lab.until)?;
+    let said = process.output();
+    check(status.success(), || format!("portal inspect: {said}"))?;
+    Ok(said)
 }
 
 fn configuration(kernel: &Path, guests: &[GuestFiles<'_>], regions: &[Region]) -> Passed<String> {
@@ -60,14 +78,17 @@ fn configuration(kernel: &Path, guests: &[GuestFiles<'_>], regions: &[Region]) -
                     let vectors = Region::named(regions, region)?.vectors;
                     writeln!(
                         text,
-                        "kind = \"ivshmem\"\nregion = {region:?}\nvectors = {vectors}"
+                        "kind = \"ivshmem\"\nregion = {region:?}\nvectors = {vectors}\n\
+                         denied_writes = \"drop\""
                     )
                 }
-                Device::IvshmemV2 { region } => {
+                Device::IvshmemV2 { region, writable } => {
                     let vectors = Region::named(regions, region)?.vectors;
+                    let access = if *writable { "rw" } else { "ro" };
                     writeln!(
                         text,
-                        "kind = \"ivshmem2\"\nregion = {region:?}\nvectors = {vectors}"
+                        "kind = \"ivshmem2\"\nregion = {region:?}\nvectors = {vectors}\n\
+                         access = {access:?}"
                     )
                 }
                 Device::Pmem { file, writable } => {

@@ -3,6 +3,7 @@
 //! It has no ivshmem v2, and its ivshmem v1 has no INTx.
 
 use super::GuestFiles;
+use super::Inspected;
 use super::Running;
 use crate::ended::NotPassed;
 use crate::ended::Passed;
@@ -78,5 +79,6 @@ pub(super) fn start(lab: &Lab, files: &GuestFiles<'_>, regions: &[Region]) -> Pa
     Ok(Running {
         process: Process::start(&name, &mut qemu, &lab.folder)?,
         consoles: vec![files.console()],
+        inspected: Inspected::Never,
     })
 }

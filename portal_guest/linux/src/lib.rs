@@ -34,6 +34,7 @@
 //! ```
 
 mod attachment;
+mod bar;
 mod bell;
 mod carrier;
 mod discovery;
@@ -49,6 +50,8 @@ pub use attachment::JoinOptions;
 pub use attachment::RING_VECTOR;
 pub use attachment::observe;
 pub use attachment::served_regions;
+pub use bar::MappedBar;
+pub use bar::Width;
 pub use bell::BellKind;
 pub use bell::GuestBell;
 pub use bell::GuestDoorbell;

@@ -134,6 +134,14 @@ Examples:
   portal-guest bench --to b
   portal-guest bench --seconds 0.5 --json")]
     Bench(Bench),
+
+    /// Misuse this machine's ivshmem functions: for tests of a VMM, in a machine that
+    /// nobody needs.
+    #[command(after_help = "\
+Doorbells are rung flat out, registers, MSI-X table and configuration space get
+random accesses, memory decoding goes off and on, and BARs are moved. The VMM and the
+region's other peers should go on. Afterwards all is as it was before.")]
+    Hostile(Hostile),
 }
 
 #[derive(Debug, Args)]
@@ -227,6 +235,22 @@ pub(crate) struct Bench {
     /// Seconds for each of the three.
     #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
     pub(crate) seconds: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Hostile {
+    /// For how long.
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub(crate) seconds: Duration,
+
+    /// What is done follows from this number.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+
+    /// Store anywhere in the region, which does harm where the VMM does not divide it;
+    /// without it, in this machine's own section.
+    #[arg(long)]
+    pub(crate) everywhere: bool,
 }
 
 /// How to hear doorbells.
@@ -349,6 +373,7 @@ mod tests {
             "portal-guest --json bench --to b --seconds 0.5",
             "portal-guest pong --forever --from b",
             "portal-guest ls --switchboard /run/portal/portal.sock",
+            "portal-guest hostile --seconds 3 --seed 7 --everywhere",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }

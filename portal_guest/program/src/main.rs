@@ -9,6 +9,7 @@
 mod bench;
 mod cli;
 mod exit;
+mod hostile;
 mod ls;
 mod ping;
 mod place;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Send(args) => send::run(place, args),
         Command::Recv(args) => recv::run(place, args),
         Command::Bench(args) => bench::run(place, args),
+        Command::Hostile(args) => hostile::run(place, args),
     };
     let failure = match done {
         Ok(report) => {
