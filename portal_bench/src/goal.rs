@@ -223,7 +223,7 @@ pub const GOALS: &[GoalSpec] = {
             "limit of 5 ms",
             "ms",
         ),
-        goal(107, Suite::Switchboard, Lower, 1.0, 0.8).of(
+        goal(107, Suite::Switchboard, Lower, 1.25, 1.0).of(
             "attach among 512 peers, each",
             "among 64, each",
             "us",
