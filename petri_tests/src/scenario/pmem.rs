@@ -106,8 +106,8 @@ fn pmem_dax(lab: &Lab, vmm: Vmm) -> Passed {
             ),
         );
     let mut other = vmm.start_one(lab, &reader, &[])?;
-    let mut running = vmm.start_one(lab, &writer, &[])?;
     other.says(0, "##begin told", 1, lab.until)?;
+    let mut running = vmm.start_one(lab, &writer, &[])?;
     running.passed(0, "make", lab.until)?;
     let mounted = running.passed(0, "mount", lab.until)?;
     check(mounted.contains("dax"), || format!("not DAX: {mounted:?}"))?;
