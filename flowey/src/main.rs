@@ -5,6 +5,7 @@
 //! that failed. Everything a step runs can be pasted into a shell. What a host
 //! lacks (a nightly toolchain, a usable /dev/kvm) is said on one line and skipped.
 
+mod bench;
 mod book;
 mod contribution;
 mod ended;
@@ -31,6 +32,7 @@ use std::process::ExitCode;
         cargo flowey ci                 everything that a change must pass\n  \
         cargo flowey ci fmt clippy      only these steps\n  \
         cargo flowey lab --page         real guests with every VMM, and the Guide's page\n  \
+        cargo flowey bench --page       every benchmark, and the figures on the Guide's page\n  \
         cargo flowey evidence --full    the long form of the hostility harnesses (hours)\n\n\
         Exit codes: 0 all passed, 1 something failed, 2 usage."
 )]
@@ -50,15 +52,7 @@ enum Command {
     /// The tests of the whole workspace.
     Test,
     /// All benchmarks with their baselines, in release.
-    Bench {
-        /// Handed to `portal bench`.
-        #[arg(
-            trailing_var_arg = true,
-            allow_hyphen_values = true,
-            default_value = "all"
-        )]
-        args: Vec<String>,
-    },
+    Bench(bench::Args),
     /// API documentation without warnings, and the Guide.
     Doc,
     /// Real guests: the conformance matrix, tests x VMMs.
@@ -113,7 +107,7 @@ fn main() -> ExitCode {
         Command::Ci { only } => steps::run(&only),
         Command::Test => steps::run(&["test".to_owned()]),
         Command::Doc => steps::run(&["doc".to_owned(), "book".to_owned()]),
-        Command::Bench { args } => steps::bench(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::DemoLab => lab::demo(),
         Command::Evidence {

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 /// Limit of a step that only compiles or runs tests. The whole pipeline takes
 /// less than half of this on two cores.
-const LIMIT: Duration = Duration::from_secs(25 * 60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(25 * 60);
 /// Limit of one example.
 const EXAMPLE_LIMIT: Duration = Duration::from_secs(60);
 /// The exit code with which our programs say that the host lacks something.
@@ -162,29 +162,6 @@ pub(crate) fn run(only: &[String]) -> anyhow::Result<bool> {
     }
     println!("\n{tally}");
     Ok(failure.is_none() && tally.failed == 0)
-}
-
-/// `cargo flowey bench`.
-///
-/// # Errors
-/// When cargo cannot be started.
-pub(crate) fn bench(args: &[String]) -> anyhow::Result<bool> {
-    let mut command = cargo([
-        "run",
-        "--release",
-        "--locked",
-        "--package=portal",
-        "--",
-        "bench",
-    ]);
-    command.args(args);
-    match plain(&mut command)? {
-        Ended::Failed(why) => {
-            eprintln!("failed: {why}");
-            Ok(false)
-        }
-        Ended::Passed | Ended::Skipped(_) => Ok(true),
-    }
 }
 
 fn plain(command: &mut Command) -> anyhow::Result<Ended> {

@@ -1,9 +1,9 @@
 //! The published table: Markdown for the Guide's benchmark chapter.
 
+use crate::Goal;
 use crate::Report;
 use crate::goal::Direction;
 use crate::report::figure;
-use crate::report::placement;
 use crate::report::verdict;
 use std::fmt::Write;
 
@@ -57,11 +57,26 @@ impl Report {
                 figure(goal.gate),
                 figure(goal.aim),
                 verdict(goal),
-                placement(goal),
+                goal.placement.word(),
                 goal.rounds,
                 goal.dropped,
             )?;
         }
+        writeln!(to)?;
+        missed(
+            to,
+            "Gates",
+            &self.goals,
+            |goal| goal.passed,
+            |goal| goal.gate,
+        )?;
+        missed(
+            to,
+            "Aims",
+            &self.goals,
+            |goal| goal.reached_aim,
+            |goal| goal.aim,
+        )?;
         if self.goals.iter().any(|goal| goal.latency.is_some()) {
             writeln!(to, "\nSingle round trips, nanoseconds:\n")?;
             writeln!(
@@ -120,6 +135,33 @@ impl Report {
     }
 }
 
+/// One line: which goals have not reached `bar`, and how far they came.
+fn missed(
+    to: &mut String,
+    bars: &str,
+    goals: &[Goal],
+    reached: fn(&Goal) -> bool,
+    bar: fn(&Goal) -> f64,
+) -> std::fmt::Result {
+    let short = goals.iter().filter(|goal| !reached(goal)).map(|goal| {
+        format!(
+            "{} ({}; {})",
+            goal.goal,
+            figure(goal.ratio),
+            figure(bar(goal))
+        )
+    });
+    let short: Vec<String> = short.collect();
+    match short.as_slice() {
+        [] => writeln!(to, "* {bars}: every one was reached."),
+        short => writeln!(
+            to,
+            "* {bars} missed, with what was reached and the bar: {}.",
+            short.join(", ")
+        ),
+    }
+}
+
 /// `seconds` since 1970 as a day, YYYY-MM-DD, in UTC.
 fn date(seconds: u64) -> String {
     let (mut year, mut day) = (1970, seconds / 86_400);
@@ -158,7 +200,18 @@ mod tests {
     fn every_goal_and_every_gap_is_in_the_table() {
         let text = crate::report::tests::sample().markdown();
         assert!(text.contains("| 5 | ring round trip | C2: 300 | 309 | ns | **1.03**"));
+        assert!(text.contains("* Gates: every one was reached.\n* Aims: every one"));
         assert!(text.contains("* goal 1: built without peers"));
         assert!(text.contains("* goal 5: a note"));
+    }
+
+    #[test]
+    fn what_falls_short_is_said_with_its_bar() {
+        let mut report = crate::report::tests::sample();
+        report.goals[0].reached_aim = false;
+        report.goals[0].ratio = 1.1;
+        let text = report.markdown();
+        assert!(text.contains("* Gates: every one was reached."));
+        assert!(text.contains("the bar: 5 (1.10; 1.05).\n"));
     }
 }

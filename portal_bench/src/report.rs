@@ -1,7 +1,6 @@
 //! The report of a run: for programs (one JSON object a goal) and for people.
 
 use crate::Machine;
-use crate::Placement;
 use crate::goal::Goal;
 use crate::goal::Observation;
 use crate::goal::Skipped;
@@ -68,7 +67,7 @@ impl Report {
                 figure(goal.gate),
                 figure(goal.aim),
                 verdict(goal),
-                placement(goal),
+                goal.placement.word(),
             )?;
         }
         if self.goals.iter().any(|goal| goal.latency.is_some()) {
@@ -129,15 +128,6 @@ pub(crate) fn verdict(goal: &Goal) -> &'static str {
         (true, true) => "aim",
         (true, false) => "gate",
         (false, _) => "MISSED",
-    }
-}
-
-/// One word: where the two cores were.
-pub(crate) fn placement(goal: &Goal) -> &'static str {
-    match goal.placement {
-        Placement::Apart => "apart",
-        Placement::Near => "near",
-        Placement::Anywhere => "any",
     }
 }
 

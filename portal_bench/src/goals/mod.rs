@@ -3,10 +3,12 @@
 #[cfg(feature = "peers")]
 mod arena;
 pub(crate) mod attach;
+mod observed;
 mod partition;
 mod place;
 pub(crate) mod process;
 mod rig;
+mod shared;
 mod span;
 mod stream;
 mod trip;
@@ -76,6 +78,7 @@ impl Bench {
             106 => attach::time(self, spec),
             107 => attach::growth(self, spec),
             108 => attach::memory(self, spec),
+            109 => observed::stream(self, spec),
             number => Err(BenchError::Unavailable(format!(
                 "goal {number} has no benchmark"
             ))),

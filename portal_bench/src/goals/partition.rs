@@ -90,7 +90,7 @@ pub(super) fn round_trip(bench: &Bench, spec: &GoalSpec) -> Result<Measured, Ben
 pub(super) fn bulk(bench: &Bench, spec: &GoalSpec) -> Result<Measured, BenchError> {
     const SPAN: u32 = 1 << 20;
     const WINDOW: u8 = 4;
-    const TOTAL: u64 = 256 << 20;
+    const TOTAL: u64 = 512 << 20;
     let pair = bench.pair;
     let rig = RefCell::new(Rig::start(&rig::kvm()?, &PAIR, &pair.cores)?);
     let send = |fill, drain| {

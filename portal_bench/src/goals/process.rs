@@ -5,6 +5,7 @@
 //! is its host and peer 0, the child is peer 1.
 
 use super::place::failed;
+use super::shared::TwoPeers;
 use crate::BenchError;
 use crate::harness::child::Child;
 use crate::harness::child::Job;
@@ -14,19 +15,12 @@ use crate::harness::pair::Pair;
 use crate::harness::pair::Patience;
 use crate::harness::rtt;
 use hv_shmem::backing::Backing;
-use hv_shmem::backing::BackingConfig;
 use hv_shmem::backing::MappedMem;
 use hv_shmem::backing::OpenAs;
-use hv_shmem::backing::Storage;
 use hv_shmem::backing::View;
-use hv_shmem::host_pages::HostPages;
 use hv_shmem::layout::PeerId;
-use hv_shmem::layout::RegionSpec;
-use hv_shmem::name::Name;
 use hv_shmem::own_section::OwnSection;
 use hv_shmem::own_section::RingSpec;
-use hv_shmem::peers::PeerKind;
-use hv_shmem::peers::Rights;
 use hv_shmem::region::AttachOptions;
 use hv_shmem::region::PortalRegion;
 use hv_shmem::ring::InlineReceiver;
@@ -35,14 +29,13 @@ use hv_shmem::ring::RingKind;
 use hv_shmem::ring::RingLayout;
 use hv_shmem::section::SectionConfig;
 use std::path::Path;
-use std::path::PathBuf;
 
 /// Size of the region in bytes.
 const REGION_BYTES: u64 = 1 << 20;
 /// The parent.
-const PARENT: PeerId = PeerId(0);
+const PARENT: PeerId = TwoPeers::PEERS[0];
 /// The child.
-const CHILD: PeerId = PeerId(1);
+const CHILD: PeerId = TwoPeers::PEERS[1];
 /// Number of the ring in either direction.
 const RING: u32 = 1;
 /// Payload bytes of a message.
@@ -126,48 +119,18 @@ impl Echo {
     }
 }
 
-/// A file that is gone when this is dropped.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // Nothing to do about a file that somebody else removed.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
 /// Round trips to a second process, both polling.
 pub(super) fn contender(
     pair: Pair,
     batches: usize,
     singles: usize,
 ) -> Result<Contender<'static>, BenchError> {
-    let name = format!("portal_bench.{}", std::process::id());
-    let path = ["/dev/shm", "/tmp"].map(Path::new);
-    let folder = path.into_iter().find(|it| it.is_dir());
-    let folder = folder.ok_or_else(|| BenchError::Unavailable("no /dev/shm and no /tmp".into()))?;
-    let file = Temporary(folder.join(&name));
-    let spec = RegionSpec::new(Name::new(&name).map_err(failed)?, REGION_BYTES, 2);
-    let config = BackingConfig {
-        storage: Storage::File(file.0.clone()),
-        numa_node: None,
-        populate: true,
-    };
-    let backing = Backing::create(&spec, &config).map_err(failed)?;
-    let mapping = backing.map(View::OWNER).map_err(failed)?;
-    let uuid = uuid::Uuid::from_u64_pair(std::process::id().into(), crate::harness::clock::ticks());
-    let mut host = HostPages::format(mapping.mem(), &spec, uuid).map_err(failed)?;
-    for (peer, name) in [(PARENT, "parent"), (CHILD, "child")] {
-        let name = Name::new(name).map_err(failed)?;
-        host.admit(peer, name, PeerKind::HostProcess, Rights::ALL, 1)
-            .map_err(failed)?;
-    }
-    let region = PortalRegion::attach(mapping.mem(), AttachOptions::default()).map_err(failed)?;
-    let mut own = join(&region, PARENT)?;
+    let shared = TwoPeers::create(REGION_BYTES, ["parent", "child"])?;
+    let mut own = join(&shared.attach()?, PARENT)?;
     let tx = create(&mut own, CHILD)?;
     let mut child = Child::start(&Job::Echo {
         core: pair.cores[1],
-        region: file.0.to_string_lossy().into(),
+        region: shared.path().to_string_lossy().into(),
     })?;
     let rx = own.accept_ring(CHILD, RING).map_err(failed)?;
     let rx = InlineReceiver::new(rx).map_err(failed)?;
@@ -175,7 +138,7 @@ pub(super) fn contender(
     ends.pair_up(CHILD)?;
     Ok(Contender::new("two host processes", move || {
         // All that the ends lie in lives as long as they do.
-        let (_, _, _) = (&backing, &host, &file);
+        let _ = &shared;
         let (ends, child) = (&mut ends, &mut child);
         let (trips, preempted) = pair.alone(move || {
             child.ask(rtt::total(batches, singles))?;

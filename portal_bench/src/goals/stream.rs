@@ -19,6 +19,7 @@ use crate::harness::pair::Patience;
 #[cfg(feature = "peers")]
 use crate::peers::queues;
 use hv_shmem::mem::HeapMem;
+use hv_shmem::mem::SharedMem;
 use hv_shmem::ring::BulkReceiver;
 use hv_shmem::ring::BulkSender;
 use hv_shmem::ring::MpscReceiver;
@@ -28,7 +29,7 @@ use hv_shmem::ring::SendError;
 
 /// Slots of every ring compared: most of the first-level cache for 8-byte
 /// messages, well inside the second level for 64-byte ones.
-const SLOTS: u32 = 4096;
+pub(super) const SLOTS: u32 = 4096;
 
 /// Bytes that one sample moves, near enough: 10 to 30 ms at the rates seen.
 const BYTES: u64 = 32 << 20;
@@ -135,42 +136,52 @@ impl Words<8> for [u64; 8] {
 /// Longest message here, in bytes.
 const LONGEST: usize = 64;
 
-/// Goals 1 and 2: one message at a time, each published by itself.
+/// Portal's bulk ring with `count` messages, one at a time, each published by
+/// itself.
+pub(super) fn singly<T: Bytes, M: SharedMem + Send>(
+    pair: &Pair,
+    count: u64,
+    tx: &mut BulkSender<M>,
+    rx: &mut BulkReceiver<M>,
+) -> Result<Sample, BenchError> {
+    flow::rate::<T>(
+        pair,
+        count,
+        move || {
+            let mut patience = Patience::of("space in the ring");
+            let mut bytes = [0; LONGEST];
+            for number in 0..count {
+                T::numbered(number).put(&mut bytes[..T::LEN]);
+                loop {
+                    match tx.try_send(&bytes[..T::LEN]) {
+                        Ok(()) => break,
+                        Err(SendError::Full) => patience.spent(tx.back_off())?,
+                        Err(e) => return Err(failed(e)),
+                    }
+                }
+            }
+            Ok(())
+        },
+        move || {
+            let mut patience = Patience::of("the ring");
+            let (mut sum, mut bytes) = (0u64, [0; LONGEST]);
+            for _ in 0..count {
+                while rx.try_recv(&mut bytes[..T::LEN]).map_err(failed)?.is_none() {
+                    patience.spent(rx.back_off())?;
+                }
+                sum = sum.wrapping_add(T::get(&bytes[..T::LEN]).sum());
+            }
+            Ok(sum)
+        },
+    )
+}
+
+/// Goals 1 and 2.
 pub(super) fn one_by_one<T: Bytes>(bench: &Bench, spec: &GoalSpec) -> Result<Measured, BenchError> {
     let (pair, count) = (bench.pair, BYTES / T::LEN as u64);
     let (mut tx, mut rx) = bulk(T::LEN, SLOTS)?;
     let portal = Contender::new("Portal bulk ring", move || {
-        let (tx, rx) = (&mut *tx, &mut *rx);
-        flow::rate::<T>(
-            &pair,
-            count,
-            move || {
-                let mut patience = Patience::of("space in the ring");
-                let mut bytes = [0; LONGEST];
-                for number in 0..count {
-                    T::numbered(number).put(&mut bytes[..T::LEN]);
-                    loop {
-                        match tx.try_send(&bytes[..T::LEN]) {
-                            Ok(()) => break,
-                            Err(SendError::Full) => patience.spent(tx.back_off())?,
-                            Err(e) => return Err(failed(e)),
-                        }
-                    }
-                }
-                Ok(())
-            },
-            move || {
-                let mut patience = Patience::of("the ring");
-                let (mut sum, mut bytes) = (0u64, [0; LONGEST]);
-                for _ in 0..count {
-                    while rx.try_recv(&mut bytes[..T::LEN]).map_err(failed)?.is_none() {
-                        patience.spent(rx.back_off())?;
-                    }
-                    sum = sum.wrapping_add(T::get(&bytes[..T::LEN]).sum());
-                }
-                Ok(sum)
-            },
-        )
+        singly::<T, _>(&pair, count, &mut tx, &mut rx)
     });
     #[cfg(not(feature = "peers"))]
     {

@@ -39,6 +39,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(15);
 /// Samples that take longer than as many milliseconds may have one for each.
 const DISTURBED: u64 = 16;
 
+/// Rounds of the placement that is not judged from which on their median is told
+/// beside it.
+const WORTH_SAYING: u32 = 5;
+
 /// How a contest ends.
 #[derive(Debug, Clone, Copy)]
 struct Ends {
@@ -300,10 +304,9 @@ impl Held {
         }
     }
 
-    /// Judges the first contender's figures against a baseline of the same
-    /// rounds.
-    pub(crate) fn judge(&self, spec: &GoalSpec, against: Against) -> Result<Goal, BenchError> {
-        let placement = self.placement();
+    /// Ratio, figure and baseline of the first contender in the rounds of this
+    /// placement; `None` when there are none.
+    fn spreads(&self, placement: Placement, against: Against) -> Option<(Spread, Spread, Spread)> {
         let kept = self.of(placement);
         let baselines = kept.clone().map(|round| match against {
             Against::Contender(index) => round.values[index],
@@ -311,10 +314,20 @@ impl Held {
             Against::Limit(limit) => limit,
         });
         let ratios = kept.clone().zip(baselines.clone());
-        let ratios = Spread::of(ratios.map(|(round, baseline)| round.values[0] / baseline));
-        let values = Spread::of(kept.clone().map(|round| round.values[0]));
-        let (Some(ratio), Some(value), Some(baseline)) = (ratios, values, Spread::of(baselines))
-        else {
+        let ratios = ratios.map(|(round, baseline)| round.values[0] / baseline);
+        let values = kept.clone().map(|round| round.values[0]);
+        Some((
+            Spread::of(ratios)?,
+            Spread::of(values)?,
+            Spread::of(baselines)?,
+        ))
+    }
+
+    /// Judges the first contender's figures against a baseline of the same
+    /// rounds.
+    pub(crate) fn judge(&self, spec: &GoalSpec, against: Against) -> Result<Goal, BenchError> {
+        let placement = self.placement();
+        let Some((ratio, value, baseline)) = self.spreads(placement, against) else {
             let seen = Spread::of(self.calibrations.iter().copied());
             let (min, median, max) = seen.map_or((0.0, 0.0, 0.0), |it| (it.min, it.median, it.max));
             return Err(BenchError::Unavailable(format!(
@@ -333,6 +346,18 @@ impl Held {
             notes.push(format!(
                 "{rounds} rounds; {} are needed to judge",
                 stats::FEWEST_ROUNDS
+            ));
+        }
+        let other = placement.other();
+        let others = self.count(other);
+        if let Some((ratio, ..)) = self
+            .spreads(other, against)
+            .filter(|_| others >= WORTH_SAYING)
+        {
+            notes.push(format!(
+                "{} in {others} rounds with the cores {}",
+                crate::report::figure(ratio.median),
+                other.word()
             ));
         }
         Ok(Goal {
@@ -498,6 +523,7 @@ mod tests {
         let goal = moved_apart_after(10, Duration::ZERO);
         assert_eq!((goal.placement, goal.ratio), (Placement::Apart, 0.25));
         assert_eq!((goal.rounds, goal.dropped), (15, 10));
+        assert_eq!(goal.notes, ["1.00 in 10 rounds with the cores near"]);
     }
 
     #[test]

@@ -57,6 +57,26 @@ pub enum Placement {
     Anywhere,
 }
 
+impl Placement {
+    /// One word for a table.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Apart => "apart",
+            Self::Near => "near",
+            Self::Anywhere => "any",
+        }
+    }
+
+    /// The one that rounds of this one are never mixed with.
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Apart => Self::Near,
+            Self::Near => Self::Apart,
+            Self::Anywhere => Self::Anywhere,
+        }
+    }
+}
+
 /// Judges a sample by the C2 figures, in nanoseconds, before and after it:
 /// `None` when it does not count (the cores moved, or are one physical core).
 pub(crate) fn judge(before: f64, after: f64) -> Option<Placement> {
