@@ -173,7 +173,7 @@ impl World {
     fn message(&self, client: ClientId, source: &mut impl Source) -> (Vec<u8>, usize) {
         let request = self.request(client, source);
         let (mut bytes, mut bells) = (request.encode(), request.fds());
-        match source.below(24) {
+        match source.below(96) {
             0 => {
                 let long = MESSAGE_MAX + 100;
                 let len = match source.below(16) {
@@ -209,8 +209,18 @@ impl World {
         if awaited && !is_peer && source.below(4) != 0 {
             return Request::Reattach(self.reattach(name(LAKE), source));
         }
-        let region = name([LAKE, LAKE, POND, "puddle"][usize::from(source.below(4))]);
-        match source.below(24) {
+        let region = match source.below(16) {
+            0 => "puddle",
+            1..9 => LAKE,
+            _ => POND,
+        };
+        let region = name(region);
+        let asks = match is_peer {
+            true => source.below(24),
+            // Who is no peer mostly asks to be one.
+            false => source.below(64),
+        };
+        match asks {
             0 => Request::Hello {
                 oldest: source.below(3).into(),
                 newest: source.below(3).into(),
@@ -233,14 +243,17 @@ impl World {
                     0 => PeerKind::HostProcess,
                     _ => PeerKind::Partition,
                 };
-                let bits = source.below(16) | u8::from(source.below(8) != 0);
+                let mut bits = source.below(16) | u8::from(source.below(8) != 0);
+                if region.as_str() == POND && source.below(8) != 0 {
+                    bits &= !(Rights::WRITE_COMMON.bits() as u8);
+                }
                 Request::Join(Join {
                     region,
                     name: name(&format!("peer-{}", source.below(12))),
                     kind,
                     rights: Rights::from_bits(bits.into()).expect("four bits"),
-                    id: (source.below(3) == 0).then(|| PeerId(source.below(8).into())),
-                    vectors: source.below(8).into(),
+                    id: (source.below(6) == 0).then(|| PeerId(source.below(8).into())),
+                    vectors: (source.below(8) & source.below(8)).into(),
                     own: source.below(2) == 0,
                 })
             }
