@@ -6,6 +6,7 @@ use crate::ended::Passed;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use rustix::process::kill_process_group;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -19,6 +20,15 @@ use std::time::Instant;
 
 /// How often a condition is looked at while waiting for it.
 pub(crate) const POLL: Duration = Duration::from_millis(10);
+
+/// What a process holds of its kernel, counted by what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Descriptors.
+    pub files: BTreeMap<String, usize>,
+    /// Mappings of files, memfds and devices.
+    pub mappings: BTreeMap<String, usize>,
+}
 
 /// A child process.
 #[derive(Debug)]
@@ -81,6 +91,31 @@ impl Process {
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it holds now.
+    ///
+    /// # Errors
+    /// [`NotPassed::Failed`] when it has ended.
+    pub fn held(&self) -> Passed<Held> {
+        let proc = Path::new("/proc").join(self.id().to_string());
+        let (folder, maps) = (proc.join("fd"), proc.join("maps"));
+        let mut files = BTreeMap::new();
+        let entries = fs::read_dir(&folder).map_err(NotPassed::of_file(&folder))?;
+        for entry in entries.flatten() {
+            let target = fs::read_link(entry.path()).unwrap_or_default();
+            *files.entry(kind(&target.to_string_lossy())).or_default() += 1;
+        }
+        let mut mappings = BTreeMap::new();
+        let maps = fs::read_to_string(&maps).map_err(NotPassed::of_file(&maps))?;
+        for line in maps.lines() {
+            // Not the heap and the stack, which have names in brackets.
+            let name = line.split_whitespace().nth(5);
+            if let Some(name) = name.filter(|name| !name.starts_with('[')) {
+                *mappings.entry(kind(name)).or_default() += 1;
+            }
+        }
+        Ok(Held { files, mappings })
     }
 
     /// What it wrote so far.
@@ -175,6 +210,18 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// What a descriptor or a mapping is of, without what differs from one process to the
+/// next.
+fn kind(name: &str) -> String {
+    let end = |c: char| c == '[' && !name.starts_with("anon_inode:");
+    match name.trim_start_matches('/') {
+        name if name.starts_with("memfd:") => "memfd".to_owned(),
+        name if name.starts_with("dev/") => name.to_owned(),
+        name if name.contains(':') => name.split(end).next().unwrap_or(name).to_owned(),
+        _ => "file".to_owned(),
     }
 }
 

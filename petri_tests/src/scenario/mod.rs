@@ -1,6 +1,7 @@
 //! The tests of the matrix: each is written once and runs with every VMM that has
 //! what it needs.
 
+mod attach;
 mod boot;
 mod exchange;
 mod group;
@@ -57,6 +58,7 @@ pub const ALL: &[Scenario] = &[
     ivshmem2::READ_ONLY,
     pmem::PMEM_DAX,
     pmem_rings::PMEM_EXCHANGE,
+    attach::ATTACH_DETACH,
     returns::KILLED_GUEST,
     host_process::GUESTS_AND_HOST,
     host_process::ALL_KINDS,
