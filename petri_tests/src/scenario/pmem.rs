@@ -25,7 +25,7 @@ pub(super) const PMEM_DAX: Scenario = Scenario {
     limit: Duration::from_secs(150),
     place: |vmm| match vmm {
         Vmm::PortalVmm => Place::Inside,
-        Vmm::Qemu => Place::Nowhere("not tried with a guest that may only read"),
+        Vmm::Qemu => Place::OnHost,
         Vmm::OpenVmm if has_guest_kernel() => Place::Inside,
         Vmm::OpenVmm => Place::Nowhere(
             "its pmem is a region of a BAR, which Debian 6.1's driver does not know: set \
