@@ -133,6 +133,7 @@ impl Inside {
     ) {
         let mut left = cells;
         let mut boots = 0;
+        let mut again = None;
         let why = loop {
             boots += 1;
             let at = folder.join(format!("l1-{boots}"));
@@ -141,25 +142,29 @@ impl Inside {
                 .and_then(|machine| machine.run_watched(&at, &mut told));
             let error = match ran {
                 Ok(_) => break "L1 has powered off".to_owned(),
-                Err(error) => error.to_string(),
+                Err(error) => error,
             };
-            // The cell at which it died has failed; the others get an L1 of their own.
+            // The cell at which it ended has failed; the others get an L1 of their own.
             let ended = |(scenario, vmm): &(&Scenario, Vmm)| {
                 self.locked().cells.contains_key(&cell_name(scenario, *vmm))
             };
             let first = left.iter().position(|cell| !ended(cell));
-            let Some(&(scenario, vmm)) = first.and_then(|n| left.get(n)) else {
-                break error;
+            left = left.get(first.unwrap_or(left.len())..).unwrap_or_default();
+            let Some((&(scenario, vmm), others)) = left.split_first() else {
+                break error.to_string();
             };
-            let cell = Cell::new(
-                scenario,
-                vmm,
-                &Err(NotPassed::Failed(error)),
-                scenario.limit,
-            );
-            self.locked().cells.insert(cell_name(scenario, vmm), cell);
+            let name = cell_name(scenario, vmm);
+            // An emulated machine that dies says little of the cell: once more, in another.
+            if matches!(error, LabError::Died { .. }) && again.as_ref() != Some(&name) {
+                println!("{name}: {error}; once more in another one");
+                again = Some(name);
+                continue;
+            }
+            let ended = Err(NotPassed::failed(error));
+            let cell = Cell::new(scenario, vmm, &ended, scenario.limit);
+            self.locked().cells.insert(name, cell);
             self.changed.notify_all();
-            left = &left[first.map_or(left.len(), |n| n + 1)..];
+            left = others;
             if left.is_empty() {
                 break "L1 is gone".to_owned();
             }

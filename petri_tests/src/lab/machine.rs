@@ -221,10 +221,7 @@ impl Machine {
             Ok(()) if jobs.iter().all(|j| j.status.is_some()) => {
                 Ok(MachineReport { jobs, console })
             }
-            Ok(()) => Err(LabError::Machine {
-                what: "the machine ended before its jobs did".to_owned(),
-                console,
-            }),
+            Ok(()) => Err(LabError::Died { console }),
             Err(what) => Err(LabError::Machine { what, console }),
         }
     }

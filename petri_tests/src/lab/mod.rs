@@ -65,7 +65,13 @@ pub enum LabError {
         /// How cargo ended.
         why: String,
     },
-    /// The machine did not end in time, or died.
+    /// The machine ended before its jobs did: its kernel died, or its emulator.
+    #[error("the machine ended before its jobs did; its console: {console}")]
+    Died {
+        /// Where its console's output is.
+        console: PathBuf,
+    },
+    /// The machine did not end in time, or failed.
     #[error("{what}; its console: {console}")]
     Machine {
         /// What happened.
