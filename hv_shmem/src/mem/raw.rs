@@ -212,8 +212,9 @@ impl SharedMem for RawMem {
             // SAFETY: a hint; the address is inside the range.
             unsafe {
                 core::arch::asm!(
-                    "prefetchw [{}]",
-                    in(reg) self.base.add(at as usize),
+                    "prefetchw [{base} + {at}]",
+                    base = in(reg) self.base,
+                    at = in(reg) at,
                     options(nostack, preserves_flags),
                 );
             }

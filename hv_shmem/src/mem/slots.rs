@@ -62,7 +62,8 @@ impl<M: SharedMem> Slots<M> {
     /// Number of slots.
     #[inline(always)]
     pub fn count(&self) -> u64 {
-        self.mask + 1
+        // Wrapping only in name: the mask is less than 2^32.
+        self.mask.wrapping_add(1)
     }
 
     /// Number of the slot that `position` names.
@@ -289,6 +290,13 @@ impl<M: SharedMem> Slots<M> {
     #[inline(always)]
     pub fn prefetch(&self, position: u64) {
         self.mem.prefetch(self.offset(position));
+    }
+
+    /// Asks for the cache line with the first u64 of a slot, to write there; only a
+    /// hint.
+    #[inline(always)]
+    pub fn prefetch_first_to_write(&self, position: u64) {
+        self.mem.prefetch_write(self.offset(position));
     }
 
     /// Where a run begins, and how much of it lies before the end.

@@ -296,9 +296,6 @@ impl<M: SharedMem> UpcallCaller<M> {
         let mut begun = None;
         loop {
             for _ in 0..LOOKS_PER_READING {
-                if let Calls::InPlace(ring) = &self.calls {
-                    ring.prefetch();
-                }
                 if let Some(answer) = self.poll()? {
                     return self.check(entry, answer);
                 }
@@ -422,10 +419,7 @@ impl<M: SharedMem> UpcallServer<M> {
     pub fn try_recv(&mut self) -> Result<Option<UpcallEntry>, RecvError> {
         let mut bytes = [0; ENTRY_BYTES];
         let taken = match &mut self.served {
-            Served::InPlace(ring) => {
-                ring.prefetch();
-                ring.try_recv(&mut bytes)?
-            }
+            Served::InPlace(ring) => ring.try_recv(&mut bytes)?,
             Served::Pair { requests, .. } => requests.try_recv(&mut bytes)?,
         };
         Ok(taken.map(|_| UpcallEntry::from_bytes(&bytes)))

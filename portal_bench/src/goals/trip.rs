@@ -141,47 +141,23 @@ struct Pace {
     rest: u32,
     /// Spin hints between two looks.
     hints: u32,
-    /// Asks for the line to write before each look.
-    claims: bool,
 }
 
 /// What goal 6 tries.
-const PACES: [Pace; 8] = [
-    Pace::of(0, 1),
-    Pace::of(8, 1),
-    Pace::of(16, 1),
-    Pace::of(24, 1),
-    Pace::of(0, 2),
-    Pace::of(0, 1).claiming(),
-    Pace::of(8, 1).claiming(),
-    Pace::of(16, 1).claiming(),
+const PACES: [Pace; 5] = [
+    Pace { rest: 0, hints: 1 },
+    Pace { rest: 8, hints: 1 },
+    Pace { rest: 16, hints: 1 },
+    Pace { rest: 24, hints: 1 },
+    Pace { rest: 0, hints: 2 },
 ];
-
-impl Pace {
-    const fn of(rest: u32, hints: u32) -> Self {
-        Self {
-            rest,
-            hints,
-            claims: false,
-        }
-    }
-
-    const fn claiming(mut self) -> Self {
-        self.claims = true;
-        self
-    }
-}
 
 /// Calls answered in place.
 fn calls(
     pair: Pair,
     caller: &mut InPlaceCaller<HeapMem>,
     server: &mut InPlaceServer<HeapMem>,
-    Pace {
-        rest,
-        hints,
-        claims,
-    }: Pace,
+    Pace { rest, hints }: Pace,
     (batches, singles): (usize, usize),
 ) -> Result<Sample, BenchError> {
     let (trips, (), preempted) = pair.run(
@@ -192,13 +168,7 @@ fn calls(
             let trips = rtt::time(batches, singles, || {
                 caller.try_call(&sent).map_err(failed)?;
                 wait::rest(rest);
-                loop {
-                    if claims {
-                        caller.prefetch();
-                    }
-                    if caller.poll_answer(&mut got).map_err(failed)?.is_some() {
-                        break;
-                    }
+                while caller.poll_answer(&mut got).map_err(failed)?.is_none() {
                     for _ in 0..hints {
                         patience.spin()?;
                     }
@@ -213,13 +183,7 @@ fn calls(
             let mut message = [0; LINE];
             start.wait()?;
             for _ in 0..rtt::total(batches, singles) {
-                loop {
-                    if claims {
-                        server.prefetch();
-                    }
-                    if server.try_recv(&mut message).map_err(failed)?.is_some() {
-                        break;
-                    }
+                while server.try_recv(&mut message).map_err(failed)?.is_none() {
                     for _ in 0..hints {
                         patience.spin()?;
                     }
