@@ -203,7 +203,7 @@ fn build(what: &[&str], fixed: bool) -> Result<PathBuf, LabError> {
         cargo
             .args(["--target", TARGET, "--target-dir"])
             .arg(&target)
-            .env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
+            .env("RUSTFLAGS", "-Ctarget-feature=+crt-static -Cstrip=symbols");
         target.join(TARGET).join("release")
     } else {
         target.join("release")

@@ -15,6 +15,7 @@ use petri_tests::vmm::Vmm;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -114,7 +115,7 @@ fn numbers() -> Result<(), LabError> {
     let this = this_program()?;
     let folder = programs::target_folder().join("lab/numbers");
     let figures = numbers::measure(&programs, &this, &folder)?;
-    let page = numbers::page(&figures);
+    let page = numbers::page(&figures, &commit(), &machine());
     print!("{page}");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Guide/src/lab-figures.md");
     std::fs::write(&path, page).map_err(|source| LabError::File { path, source })
@@ -126,6 +127,39 @@ fn beside() -> Result<(), LabError> {
     let table = side_by_side::measure(&programs, &this_program()?, &folder)?;
     print!("{table}");
     Ok(())
+}
+
+/// The commit that is measured, and whether it is what is in the folder.
+fn commit() -> String {
+    let git = |words: &[&str]| {
+        let out = Command::new("git")
+            .args(words)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output();
+        let text = out.ok().filter(|out| out.status.success())?.stdout;
+        Some(String::from_utf8_lossy(&text).trim().to_owned())
+    };
+    let clean =
+        git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|s| s.is_empty());
+    match git(&["rev-parse", "--short", "HEAD"]) {
+        Some(commit) if clean => commit,
+        Some(commit) => format!("{commit} and changes that are not committed"),
+        None => "unknown".to_owned(),
+    }
+}
+
+/// The machine that emulates.
+fn machine() -> String {
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
+    let model = model
+        .and_then(|line| line.split_once(':'))
+        .map_or("", |m| m.1.trim());
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{cpus} CPUs, {model}, Linux {}", kernel.trim())
 }
 
 fn demo() -> Result<bool, LabError> {

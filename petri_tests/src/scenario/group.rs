@@ -34,8 +34,10 @@ impl Group {
             });
         }
         let mut this = Self::served(lab, size)?;
-        for guest in guests {
+        for (guest, id) in guests.iter().zip(0..) {
             this.join(lab, vmm, guest)?;
+            // Numbers are given out in the order in which VMMs come.
+            this.joined(id, lab)?;
         }
         Ok(this)
     }
@@ -105,6 +107,12 @@ impl Group {
         let (running, guest) = self.at(n)?;
         let output = running.passed(guest, step, lab.until)?;
         report(&output)
+    }
+
+    /// Waits until guest `n` has said this.
+    pub(crate) fn says(&mut self, n: usize, text: &str, lab: &Lab) -> Passed {
+        let (running, guest) = self.at(n)?;
+        running.says(guest, text, 1, lab.until)
     }
 
     /// Takes out the process with guest `n`, which has been killed.
