@@ -560,3 +560,64 @@ fn the_view_gives_the_terminal_back() {
         assert!(cooked(), "the terminal is as it was");
     }
 }
+
+#[test]
+fn the_view_ends_with_its_terminal() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = folder.path();
+    let mut serve = Running::start(here, &["serve", "--region", "lake,size=1MiB"]);
+    serve.until("lake");
+    let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
+    // Not inherited: whoever watches keeps a terminal there.
+    let flags = flags | rustix::pty::OpenptFlags::CLOEXEC;
+    let screen = rustix::pty::openpt(flags).expect("a terminal");
+    rustix::pty::grantpt(&screen).expect("a terminal of ours");
+    rustix::pty::unlockpt(&screen).expect("a terminal of ours");
+    let name = rustix::pty::ptsname(&screen, Vec::new()).expect("its name");
+    let keyboard = rustix::fs::open(
+        &name,
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY,
+        rustix::fs::Mode::empty(),
+    )
+    .expect("its other end");
+    let size = rustix::termios::Winsize {
+        ws_row: 24,
+        ws_col: 80,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(&keyboard, size).expect("a terminal of ours");
+    let stdio = || Stdio::from(keyboard.try_clone().expect("a descriptor"));
+    let top = Command::new(env!("CARGO_BIN_EXE_portal"))
+        .arg("top")
+        .env("XDG_RUNTIME_DIR", here)
+        .stdin(stdio())
+        .stdout(stdio())
+        .stderr(stdio())
+        .spawn()
+        .expect("the binary starts");
+    let mut top = Unwatched(top);
+    drop(keyboard);
+    let mut screen = std::fs::File::from(screen);
+    let (mut seen, mut bytes) = (Vec::new(), [0; 4096]);
+    while !seen.windows(4).any(|word| word == b"lake") {
+        let read = screen.read(&mut bytes).expect("it draws");
+        seen.extend_from_slice(&bytes[..read]);
+    }
+    drop(screen);
+    let end = Instant::now() + PATIENCE;
+    while top.0.try_wait().expect("a child").is_none() {
+        assert!(Instant::now() < end, "it goes on without a terminal");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A process whose output is read elsewhere.
+struct Unwatched(Child);
+
+impl Drop for Unwatched {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -10,9 +10,17 @@ use crate::top::Do;
 use crate::top::Top;
 use ratatui::crossterm::event;
 use ratatui::crossterm::event::Event;
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::time::Timespec;
 use signal_hook::consts::SIGHUP;
 use signal_hook::consts::SIGTERM;
+use std::fs::File;
 use std::io;
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -62,6 +70,7 @@ fn turn(
     terminal: &mut ratatui::DefaultTerminal,
     stop: &AtomicBool,
 ) -> io::Result<()> {
+    let keys = keys()?;
     let mut due = Instant::now() + interval;
     let mut drawn = false;
     while !stop.load(Ordering::Relaxed) {
@@ -70,13 +79,16 @@ fn turn(
             drawn = true;
         }
         let left = due.saturating_duration_since(Instant::now());
-        if event::poll(left.min(WATCH))? {
+        if hung_up(&keys, left.min(WATCH))? {
+            break;
+        }
+        while event::poll(Duration::ZERO)? {
             // A key, or another size.
             drawn = false;
             if let Event::Key(key) = event::read()?
                 && top.key(key) == Do::Quit
             {
-                break;
+                return Ok(());
             }
         }
         if Instant::now() < due {
@@ -90,4 +102,30 @@ fn turn(
         due = Instant::now() + interval;
     }
     Ok(())
+}
+
+/// The terminal that keys come from, as crossterm chooses it.
+fn keys() -> io::Result<OwnedFd> {
+    let stdin = io::stdin();
+    if stdin.is_terminal() {
+        stdin.as_fd().try_clone_to_owned()
+    } else {
+        Ok(File::open("/dev/tty")?.into())
+    }
+}
+
+/// Waits for a key; `true` when the terminal has gone. Waited for here, because
+/// crossterm reads the end of a terminal for ever.
+fn hung_up(keys: &OwnedFd, longest: Duration) -> io::Result<bool> {
+    let timeout = Timespec {
+        tv_sec: longest.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_nsec: longest.subsec_nanos().into(),
+    };
+    let mut fds = [PollFd::new(keys, PollFlags::IN)];
+    match rustix::event::poll(&mut fds, Some(&timeout)) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+    Ok(fds[0].revents().intersects(gone))
 }

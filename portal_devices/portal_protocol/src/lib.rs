@@ -61,6 +61,7 @@ pub use message::RefusalCode;
 pub use message::RegionInfo;
 pub use message::Reply;
 pub use message::Request;
+pub use message::TEXT_MAX;
 pub use message::Token;
 pub use wire::Malformed;
 

@@ -653,10 +653,13 @@ impl Reply {
             },
             tell::CURRENT => Self::Current,
             tell::DONE => Self::Done,
-            tell::REFUSED => Self::Refused(Refusal {
-                code: RefusalCode::of(r.u16()?),
-                text: String::from_utf8_lossy(r.tail()).into_owned(),
-            }),
+            tell::REFUSED => {
+                let code = RefusalCode::of(r.u16()?);
+                // What stands in for bytes that are no text is longer than they are.
+                let mut text = String::from_utf8_lossy(r.tail()).into_owned();
+                text.truncate(text.floor_char_boundary(TEXT_MAX));
+                Self::Refused(Refusal { code, text })
+            }
             tell::TREE => Self::Tree {
                 last: r.flag("the flag of the last piece")?,
                 text: r.tail().to_vec(),

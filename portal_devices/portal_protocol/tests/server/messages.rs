@@ -3,8 +3,11 @@
 
 use portal_protocol::FDS_MAX;
 use portal_protocol::MESSAGE_MAX;
+use portal_protocol::Refusal;
+use portal_protocol::RefusalCode;
 use portal_protocol::Reply;
 use portal_protocol::Request;
+use portal_protocol::TEXT_MAX;
 use proptest::prelude::*;
 
 /// A header that fits, more often than chance has it.
@@ -44,4 +47,19 @@ proptest! {
             prop_assert_eq!(again, Ok(reply));
         }
     }
+}
+
+/// What stands in for a byte that is no text takes three.
+#[test]
+fn a_reason_that_is_no_text_is_no_longer_than_one() {
+    let reason = Refusal {
+        code: RefusalCode::Other,
+        text: "x".repeat(TEXT_MAX),
+    };
+    let mut bytes = Reply::Refused(reason).encode();
+    let text = bytes.len() - TEXT_MAX;
+    bytes[text..].fill(0xff);
+    let reply = Reply::decode(&bytes, 0).expect("a refusal");
+    assert!(matches!(&reply, Reply::Refused(r) if r.text.len() <= TEXT_MAX));
+    assert_eq!(Reply::decode(&reply.encode(), 0), Ok(reply));
 }
