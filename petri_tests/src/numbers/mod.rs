@@ -93,7 +93,7 @@ impl Figure {
 pub struct Counted {
     /// The VMM, and how its guests heard doorbells.
     pub of: String,
-    /// Counter and rate, in the order of [`exits::SHOWN`].
+    /// Counter and rate, in the order in which `exits` lists them.
     pub rates: Vec<(String, f64)>,
 }
 
