@@ -22,6 +22,7 @@ use crate::hv::MsiMessage;
 use crate::hv::StopCause;
 use crate::listener;
 use crate::listener::Listening;
+use crate::memory::HostRange;
 use crate::platform::Paths;
 use crate::platform::Resources;
 use crate::storage::Storage;
@@ -195,6 +196,14 @@ impl Binding {
             .with("vectors_listened", self.listening.len() as u64)
             .with("refused", self.counts.refused.get())
             .with("unknown", self.counts.unknown.get())
+    }
+
+    /// What its BARs show of a region or of storage is part of this.
+    pub(crate) fn memory(&self) -> Option<&HostRange> {
+        match (&self.parts.region, &self.parts.storage) {
+            (Some(at), _) => Some(at.region.memory()),
+            (None, storage) => storage.as_ref().map(Storage::memory),
+        }
     }
 
     pub(crate) fn region_name(&self) -> &str {

@@ -82,6 +82,8 @@ pub mod kvm;
 mod linux;
 mod listener;
 mod memory;
+#[cfg(test)]
+mod moved_memory;
 mod observer;
 mod outcome;
 mod partition;

@@ -6,7 +6,8 @@
 //! so that an empty pool is an error here and not a SIGBUS later.
 #![expect(
     unsafe_code,
-    reason = "mmap and munmap, and the promise that a mapping outlives its windows"
+    reason = "mmap and munmap, copies by the kernel, and the promise that a mapping outlives \
+              its windows"
 )]
 
 use crate::VmmError;
@@ -265,6 +266,42 @@ impl HostRange {
         self.mem.write(at, from);
         Some(())
     }
+
+    /// As [`HostRange::read`], of memory that may be gone: where the access would be a
+    /// SIGBUS (a file that was truncated) it is `None`.
+    pub(crate) fn read_if_there(&self, at: u64, to: &mut [u8]) -> Option<()> {
+        let here = iovec(to.as_mut_ptr(), to.len());
+        let there = self.iovec_at(at, to.len())?;
+        // SAFETY: the kernel writes to `to` alone, which is borrowed for the call; what
+        // it reads is this process's own, and what is not mapped there is an error.
+        let done = unsafe { libc::process_vm_readv(libc::getpid(), &here, 1, &there, 1, 0) };
+        (usize::try_from(done) == Ok(to.len())).then_some(())
+    }
+
+    /// As [`HostRange::write`], of memory that may be gone, or that this process may
+    /// only read: `None` then.
+    pub(crate) fn write_if_there(&self, at: u64, from: &[u8]) -> Option<()> {
+        let here = iovec(from.as_ptr().cast_mut(), from.len());
+        let there = self.iovec_at(at, from.len())?;
+        // SAFETY: the kernel only reads `from`; it writes inside this range, to which no
+        // Rust reference exists, and what is not mapped writable there is an error.
+        let done = unsafe { libc::process_vm_writev(libc::getpid(), &here, 1, &there, 1, 0) };
+        (usize::try_from(done) == Ok(from.len())).then_some(())
+    }
+
+    fn iovec_at(&self, at: u64, len: usize) -> Option<libc::iovec> {
+        at.checked_add(len as u64)
+            .filter(|end| *end <= self.len())?;
+        let at = usize::try_from(at).ok()?;
+        Some(iovec(self.as_ptr().wrapping_add(at), len))
+    }
+}
+
+fn iovec(base: *mut u8, len: usize) -> libc::iovec {
+    libc::iovec {
+        iov_base: base.cast(),
+        iov_len: len,
+    }
 }
 
 impl std::fmt::Debug for HostRange {
@@ -300,6 +337,29 @@ mod tests {
             );
             assert_eq!(&back, b"ab");
             assert!(range.part(3 * PAGE, PAGE + 8).is_none());
+        }
+    }
+
+    #[test]
+    fn what_lost_its_backing_is_none_and_no_signal() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(2 * PAGE).unwrap();
+        for writable in [true, false] {
+            let memory = HostMemory::of_file("test", &file, 2 * PAGE, writable).unwrap();
+            let range = memory.range();
+            let mut back = [7; 4];
+            assert_eq!(range.read_if_there(PAGE - 2, &mut back), Some(()));
+            assert_eq!(back, [0; 4]);
+            assert_eq!(range.read_if_there(2 * PAGE - 3, &mut back), None);
+            assert_eq!(range.read_if_there(u64::MAX, &mut back), None);
+            let wrote = range.write_if_there(PAGE, b"abcd");
+            assert_eq!(wrote.is_some(), writable);
+            assert_eq!(range.write_if_there(2 * PAGE - 3, b"abcd"), None);
+            file.set_len(PAGE).unwrap();
+            assert_eq!(range.read_if_there(PAGE, &mut back), None);
+            assert_eq!(range.write_if_there(PAGE, &back), None);
+            assert_eq!(range.read_if_there(PAGE - 4, &mut back), Some(()));
+            file.set_len(2 * PAGE).unwrap();
         }
     }
 

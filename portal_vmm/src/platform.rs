@@ -27,6 +27,7 @@ use crate::linux::iommu;
 use crate::linux::iommu::Iommu;
 use crate::linux::power;
 use crate::listener::Owner;
+use crate::memory::HostRange;
 use crate::pci;
 use crate::pci::ConfigPorts;
 use crate::pci::Function;
@@ -300,6 +301,29 @@ impl VcpuPlatform {
         attached.map_or(String::new(), |at| at.region.name().to_owned())
     }
 
+    /// Accesses what lies at a place of memory, from the address on. KVM found none
+    /// there: another vCPU had moved the BAR away, or its backing is gone. `None` in
+    /// the latter case.
+    fn behind(
+        &self,
+        found: &Found,
+        access: impl FnOnce(&HostRange, u64) -> Option<()>,
+    ) -> Option<()> {
+        match found.place {
+            Place::Region {
+                attachment, offset, ..
+            } => {
+                let at = self.platform.regions.get(attachment)?;
+                access(at.region.memory(), offset.checked_add(found.offset)?)
+            }
+            Place::DeviceMemory { device, offset, .. } => {
+                let binding = self.platform.device(device)?;
+                access(binding.memory()?, offset.checked_add(found.offset)?)
+            }
+            _ => None,
+        }
+    }
+
     /// A store to memory that another peer writes.
     fn denied(&self, attachment: usize, gpa: u64, offset: u64) -> Result<(), StopCause> {
         let policy = self.platform.regions.get(attachment);
@@ -496,11 +520,20 @@ impl ExitHandler for VcpuPlatform {
                 }
                 Ok(())
             }
-            Some(Found {
-                place: Place::Region { .. } | Place::DeviceMemory { .. },
-                ..
-            }) if !stands(Guard::LostBacking) => {
+            Some(
+                there @ Found {
+                    place: Place::Region { .. } | Place::DeviceMemory { .. },
+                    ..
+                },
+            ) => {
                 data.fill(0xFF);
+                let len = clip(data.len(), there.left);
+                let read = self.behind(there, |memory, at| {
+                    memory.read_if_there(at, data.get_mut(..len)?)
+                });
+                if read.is_none() && stands(Guard::LostBacking) {
+                    return Err(self.stray(found, gpa, data.len(), false));
+                }
                 Ok(())
             }
             none if self.floats(none.as_ref()) => {
@@ -545,6 +578,18 @@ impl ExitHandler for VcpuPlatform {
                 offset,
                 ..
             }) => self.denied(*attachment, gpa, at.saturating_add(*offset)),
+            Some(
+                there @ Found {
+                    place: Place::Region { .. } | Place::DeviceMemory { .. },
+                    ..
+                },
+            ) => {
+                let len = clip(data.len(), there.left);
+                let written = self.behind(there, |memory, at| {
+                    memory.write_if_there(at, data.get(..len)?)
+                });
+                written.ok_or_else(|| self.stray(found, gpa, data.len(), true))
+            }
             Some(Found {
                 place: Place::Iommu,
                 offset,

@@ -2,7 +2,7 @@
 //!
 //! A list of what is allowed, with conditions on arguments where the call as
 //! such would be too much: no executable memory, no `ioctl` but KVM's, no
-//! signals to anyone but this process.
+//! signals to anyone but this process, nobody else's memory.
 
 use super::Denied;
 use super::ThreadKind;
@@ -134,6 +134,11 @@ fn compile(kind: ThreadKind, denied: Denied) -> Result<BpfProgram, seccompiler::
         let calls = calls.map(|call| one(1, SeccompCmpOp::Eq, call));
         let calls: Result<Vec<_>, _> = calls.collect();
         rules.insert(libc::SYS_ioctl, calls?);
+    }
+    if kind == ThreadKind::Vcpu {
+        for call in [libc::SYS_process_vm_readv, libc::SYS_process_vm_writev] {
+            rules.insert(call, vec![one(0, SeccompCmpOp::Eq, own)?]);
+        }
     }
     if kind == ThreadKind::Flusher {
         rules.insert(libc::SYS_fdatasync, Vec::new());
