@@ -296,7 +296,7 @@ fn what_a_switchboard_refuses_is_told_and_harms_nobody() {
         let folder = folder.path();
         std::fs::write(folder.join("warp.img"), [0x90]).expect("writes");
         std::fs::write(folder.join("pair.toml"), file).expect("writes");
-        let region = format!("lake,size=1MiB,vectors=2,{keys}");
+        let region = format!("lake,size=1MiB,vectors=2,{keys},socket=lake.sock");
         let _daemon = serve_region(folder, &region);
         let mut me = join(folder, "me");
         let ran = portal_in(folder, &["run", "pair.toml"]);

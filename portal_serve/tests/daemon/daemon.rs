@@ -30,8 +30,8 @@ const GRACE: &str = "PORTAL_SERVE_TEST_GRACE_MS";
 /// Lines of a daemon's log that a test that fails shows.
 const LOG_LINES: usize = 20;
 
-/// Every wait of these tests ends here; the daemon itself ends a little later.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Every wait of these tests ends here.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 #[cfg(feature = "negative_control")]
 const WITHOUT: &str = "PORTAL_SERVE_TEST_WITHOUT";
@@ -89,11 +89,9 @@ fn serve() {
         portal: std::env::var_os(PORTAL)
             .map_or(PortalSocket::None, |path| PortalSocket::At(path.into())),
     };
-    // A parent that is killed must not leave this behind.
-    std::thread::spawn(|| {
-        std::thread::sleep(PATIENCE * 3);
-        std::process::exit(9);
-    });
+    // A test that is killed must not leave this behind.
+    let with_parent = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    with_parent.expect("it may");
     let stop = portal_serve::stop::on_signals().expect("signals");
     let daemon = match portal_serve::Daemon::new(&regions, &options) {
         Ok(daemon) => daemon,
@@ -249,6 +247,16 @@ impl Daemon {
         let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
         let words = line.and_then(|l| l.split_whitespace().next());
         words.and_then(|w| w.parse().ok()).expect("a number")
+    }
+
+    /// Stops it in the middle of what it does, until a SIGCONT.
+    pub(crate) fn freeze(&self) {
+        rustix::process::kill_process(self.pid(), Signal::STOP).expect("lives");
+        let path = format!("/proc/{}/stat", self.child.id());
+        until("it stands still", || {
+            let stat = std::fs::read_to_string(&path).expect("the daemon lives");
+            stat.rsplit(") ").next().is_some_and(|s| s.starts_with('T'))
+        });
     }
 
     pub(crate) fn pid(&self) -> Pid {

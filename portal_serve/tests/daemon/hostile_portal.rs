@@ -205,16 +205,7 @@ fn served_as_before(daemon: &Daemon, honest: &mut Peer, files: usize) {
 const BYTES: &str = "clients that send bytes, requests and 0 to 253 fds";
 
 fn random_bytes(clients: u64) {
-    const A_DAEMON: u64 = 4000;
     let mut random = Random(seed());
-    let mut left = clients;
-    while left > 0 {
-        random_bytes_to_one(left.min(A_DAEMON), &mut random);
-        left -= left.min(A_DAEMON);
-    }
-}
-
-fn random_bytes_to_one(clients: u64, random: &mut Random) {
     let daemon = Daemon::lake("size=1048576,peers=8,sections=enforced");
     let mut honest = join(&daemon, "honest");
     let files = daemon.files();
@@ -241,7 +232,7 @@ fn random_bytes_to_one(clients: u64, random: &mut Random) {
             } else {
                 event.as_fd()
             };
-            send(&socket, &bytes(random), &vec![fd; count]);
+            send(&socket, &bytes(&mut random), &vec![fd; count]);
         }
         // Something that breaks the protocol: it loses its place.
         send(&socket, &[0xff; 3], &[]);
@@ -441,12 +432,10 @@ fn loses_the_race(daemon: &Daemon) -> bool {
         own: false,
     });
     // It finds both at once: the request first, then the newcomer.
-    let signal = |signal| rustix::process::kill_process(daemon.pid(), signal).expect("lives");
-    signal(Signal::STOP);
-    std::thread::sleep(Duration::from_millis(20));
+    daemon.freeze();
     send(&socket, &join.encode(), &[]);
     let _newcomer = connect(daemon);
-    signal(Signal::CONT);
+    rustix::process::kill_process(daemon.pid(), Signal::CONT).expect("lives");
     let Some(Reply::Admitted(_)) = hear(&socket) else {
         return false;
     };
