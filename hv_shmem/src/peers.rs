@@ -69,6 +69,14 @@ impl PeerKind {
             _ => None,
         }
     }
+
+    /// Its name in inspect trees.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::HostProcess => "host process",
+            Self::Partition => "partition",
+        }
+    }
 }
 
 /// Where a peer is in its life. The number is what the peer table holds.

@@ -1,12 +1,14 @@
 //! Why a client has no answer, or is no peer any more.
 
 use hv_shmem::backing::BackingError;
+use hv_shmem::layout::PeerId;
 use hv_shmem::region::RegionError;
 use portal_protocol::Malformed;
 use portal_protocol::Refusal;
 use rustix::io::Errno;
 use std::path::PathBuf;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Why something did not work.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,41 @@ pub enum ClientError {
     /// The region.
     #[error(transparent)]
     Region(#[from] RegionError),
+    /// The region of this name is another one than before.
+    #[error(
+        "region {region} is another one now (UUID {now}, before {before}): what this peer had \
+         there is gone; it can only begin without it"
+    )]
+    OtherRegion {
+        /// Its name.
+        region: String,
+        /// The UUID that it had.
+        before: Uuid,
+        /// The UUID that it has.
+        now: Uuid,
+    },
+    /// Somebody else's state.
+    #[error(
+        "the state is that of peer {before} of region {region}, and this is peer {now}: ask for \
+         id {before}, and free it if another peer has it"
+    )]
+    OtherPeer {
+        /// The region's name.
+        region: String,
+        /// Whose state it is.
+        before: PeerId,
+        /// Who this is.
+        now: PeerId,
+    },
+    /// The seat was left, and has no next life.
+    #[error("this peer has left")]
+    Left,
+    /// An event could not be made.
+    #[error("cannot make an event: {0}")]
+    NoEvent(String),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    NoThread(#[source] std::io::Error),
     /// A system call failed.
     #[error("cannot {what}: {errno}")]
     Os {

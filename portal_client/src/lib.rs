@@ -32,6 +32,7 @@
 mod connection;
 mod error;
 mod peer;
+pub mod seat;
 
 pub use connection::Connection;
 pub use error::ClientError;
@@ -45,6 +46,7 @@ pub use portal_protocol::RegionInfo;
 pub use portal_protocol::session;
 pub use portal_protocol::session::Neighbour;
 pub use portal_protocol::session::Phase;
+pub use seat::Seat;
 
 use std::path::PathBuf;
 

@@ -26,6 +26,7 @@ use hv_shmem::section::SectionConfig;
 use portal_protocol::Admitted;
 use portal_protocol::Join;
 use portal_protocol::Reattach;
+use portal_protocol::RefusalCode;
 use portal_protocol::Reply;
 use portal_protocol::Request;
 use portal_protocol::session;
@@ -154,6 +155,8 @@ pub struct Peer {
     untold: Option<Event>,
     /// Its word in the state table, if it has one.
     published: Option<u32>,
+    /// Ready or quiescing, which the switchboard may not have heard.
+    unsaid: Option<Request>,
     next_try: Instant,
     pause: Duration,
 }
@@ -196,6 +199,7 @@ impl Peer {
             session: Session::default(),
             untold: None,
             published: None,
+            unsaid: None,
             next_try: Instant::now(),
             pause: BACKOFF.0,
         };
@@ -319,20 +323,28 @@ impl Peer {
         Ok(own)
     }
 
-    /// Says that its section is formatted (or that it ends its quiescing).
+    /// Says that its section is formatted (or that it ends its quiescing). While the
+    /// switchboard is gone it is told when it is back.
     ///
     /// # Errors
     /// [`ClientError`].
     pub fn ready(&mut self) -> Result<(), ClientError> {
-        self.request(Request::Ready, &[])
+        self.enter(Request::Ready)
     }
 
-    /// Says that it takes no new work.
+    /// Says that it takes no new work. While the switchboard is gone it is told when it
+    /// is back.
     ///
     /// # Errors
     /// [`ClientError`].
     pub fn quiesce(&mut self) -> Result<(), ClientError> {
-        self.request(Request::Quiesce, &[])
+        self.enter(Request::Quiesce)
+    }
+
+    fn enter(&mut self, phase: Request) -> Result<(), ClientError> {
+        let done = self.request(phase, &[]);
+        self.unsaid = matches!(done, Err(ClientError::Lost)).then_some(phase);
+        done
     }
 
     /// Leaves, and knows that the switchboard knows.
@@ -340,6 +352,10 @@ impl Peer {
     /// # Errors
     /// [`ClientError`].
     pub fn leave(mut self) -> Result<(), ClientError> {
+        self.say_leave()
+    }
+
+    pub(crate) fn say_leave(&mut self) -> Result<(), ClientError> {
         self.request(Request::Leave, &[])
     }
 
@@ -495,6 +511,14 @@ impl Peer {
         self.catch_up()?;
         if let Some(state) = self.published {
             self.try_request(Request::Publish { state }, &[])?;
+        }
+        if let Some(phase) = self.unsaid {
+            match self.try_request(phase, &[]) {
+                // It did hear it, before it went.
+                Err(ClientError::Refused(refusal)) if refusal.code == RefusalCode::Step => {}
+                said => said?,
+            }
+            self.unsaid = None;
         }
         // Nobody was told that it was away: then it was not.
         self.untold = match self.untold {

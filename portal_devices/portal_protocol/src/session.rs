@@ -39,6 +39,17 @@ pub enum Phase {
     Quiescing,
 }
 
+impl Phase {
+    /// Its name in inspect trees.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Joined => "joined",
+            Self::Ready => "ready",
+            Self::Quiescing => "quiescing",
+        }
+    }
+}
+
 /// Another peer of the region.
 #[derive(Clone, Debug)]
 pub struct Neighbour<B> {

@@ -435,15 +435,11 @@ impl<M: SharedMem, B: Clone> Region<M, B> {
                 Phase::Ready => "ready",
                 Phase::Quiescing => "quiescing",
             };
-            let kind = match peer.kind {
-                PeerKind::Partition => "partition",
-                PeerKind::HostProcess => "host process",
-            };
             peers.push(
                 id.to_string(),
                 Node::new()
                     .with("name", peer.name.as_str().to_owned())
-                    .with("kind", kind)
+                    .with("kind", peer.kind.name())
                     .with("state", state)
                     .with("away", peer.life.away)
                     .with("epoch", peer.life.epoch)

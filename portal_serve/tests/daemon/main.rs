@@ -10,6 +10,7 @@ mod hostile_portal;
 mod portal;
 mod qemu;
 mod restart;
+mod seat;
 mod start;
 mod systemd;
 

@@ -1,0 +1,166 @@
+//! What is new: the difference between what is and what was told.
+
+use super::shared::Bell;
+use crate::Neighbour;
+use crate::Phase;
+use hv_shmem::doorbell::EventFd;
+use hv_shmem::layout::PeerId;
+use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+
+/// How it stands with the switchboard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// It is there.
+    #[default]
+    Attached,
+    /// It is gone, and looked for.
+    Away,
+    /// It has no place for this peer any more: nothing is heard of anybody.
+    /// [`super::Seat::inspect`] says why.
+    Lost,
+}
+
+impl Standing {
+    /// Its name in inspect trees.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Attached => "attached",
+            Self::Away => "away",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// Something about another peer, or about the seat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A peer is there.
+    Joined {
+        /// Its id.
+        peer: PeerId,
+        /// Vectors that it can be rung on.
+        vectors: u16,
+    },
+    /// Its section can be used.
+    Ready {
+        /// Its id.
+        peer: PeerId,
+    },
+    /// It takes no new work.
+    Quiescing {
+        /// Its id.
+        peer: PeerId,
+    },
+    /// It hears on other events now, as many as before.
+    Bells {
+        /// Its id.
+        peer: PeerId,
+    },
+    /// It is gone. One of the same id that is told of after it is another life.
+    Gone {
+        /// Its id.
+        peer: PeerId,
+    },
+    /// How it stands with the switchboard.
+    Standing(Standing),
+}
+
+#[derive(Debug)]
+struct Known {
+    epoch: u32,
+    phase: Phase,
+    bells: Vec<Bell>,
+}
+
+/// What was told.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    standing: Standing,
+    others: BTreeMap<PeerId, Known>,
+}
+
+impl Told {
+    /// Takes in what is, and says what is new of it.
+    pub(super) fn catch_up(
+        &mut self,
+        standing: Standing,
+        others: &BTreeMap<PeerId, Neighbour<Bell>>,
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.others.retain(|&peer, known| {
+            let stays = others.get(&peer).is_some_and(|now| known.is_still(now));
+            if !stays {
+                changes.push(Change::Gone { peer });
+            }
+            stays
+        });
+        for (&peer, now) in others {
+            let known = self.others.entry(peer).or_insert_with(|| {
+                let vectors = u16::try_from(now.bells.len()).unwrap_or(u16::MAX);
+                changes.push(Change::Joined { peer, vectors });
+                Known {
+                    epoch: now.epoch,
+                    phase: Phase::Joined,
+                    bells: now.bells.clone(),
+                }
+            });
+            if !same_events(&known.bells, &now.bells) {
+                changes.push(Change::Bells { peer });
+            }
+            known.bells.clone_from(&now.bells);
+            if known.phase != now.phase {
+                known.phase = now.phase;
+                changes.push(match now.phase {
+                    Phase::Quiescing => Change::Quiescing { peer },
+                    Phase::Ready | Phase::Joined => Change::Ready { peer },
+                });
+            }
+        }
+        if self.standing != standing {
+            self.standing = standing;
+            changes.push(Change::Standing(standing));
+        }
+        changes
+    }
+}
+
+impl Known {
+    /// Whether this is the life that was told of, with as many vectors.
+    fn is_still(&self, now: &Neighbour<Bell>) -> bool {
+        self.epoch == now.epoch && self.bells.len() == now.bells.len()
+    }
+}
+
+/// Whether these are the same events, vector by vector, whatever their numbers.
+fn same_events(these: &[Bell], those: &[Bell]) -> bool {
+    let same = |(a, b): (&Bell, &Bell)| {
+        Arc::ptr_eq(a, b) || matches!((event_id(a), event_id(b)), (Some(a), Some(b)) if a == b)
+    };
+    these.len() == those.len() && these.iter().zip(those).all(same)
+}
+
+/// The kernel's name for an event (`proc_pid_fdinfo(5)`), where it has one.
+fn event_id(event: &EventFd) -> Option<u64> {
+    let number = event.as_fd().as_raw_fd();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
+    let id = info.lines().find_map(|l| l.strip_prefix("eventfd-id:"))?;
+    id.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_known_again_by_other_numbers() {
+        let [a, b] = [(); 2].map(|()| Arc::new(EventFd::new().expect("an event")));
+        let again = Arc::new(a.try_clone().expect("a number"));
+        assert!(same_events(&[a.clone(), b.clone()], &[again, b.clone()]));
+        let [ab, ba] = [[a.clone(), b.clone()], [b, a]];
+        assert!(!same_events(&ab, &ba) && !same_events(&ab, &ab[..1]));
+        assert!(same_events(&[], &[]));
+    }
+}
