@@ -4,14 +4,25 @@
 //! What a mainline Linux guest needs to see.
 
 use crate::Device;
+use chipset_device::io::IoResult;
+use chipset_device::mmio::ExternallyManagedMmioIntercepts;
+use chipset_device::mmio::MmioIntercept;
+use chipset_device::pci::ByteEnabledDwordWrite;
+use chipset_device::pci::PciConfigSpace;
+use guestmem::GuestMemory;
+use guestmem::MappableGuestMemory;
 use guestmem::MappedMemoryRegion;
+use guestmem::MemoryMapper;
 use pal_async::DefaultDriver;
 use pal_async::async_test;
 use parking_lot::Mutex;
+use pci_core::msi::MsiConnection;
 use sparse_mmap::AsMappableRef;
 use std::io;
 use std::sync::Arc;
+use virtio::PciInterruptModel;
 use virtio::VirtioDevice;
+use virtio::VirtioPciDevice;
 use vmcore::vm_task::SingleDriverBackend;
 use vmcore::vm_task::VmTaskDriverSource;
 
@@ -37,6 +48,32 @@ impl MappedMemoryRegion for Mapped {
 
     fn unmap(&self, _offset: usize, _len: usize) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Remembers where a region is in the guest, and whether the guest can store to
+/// it there.
+#[derive(Clone, Default)]
+struct Guest(Arc<Mutex<Option<(u64, bool)>>>);
+
+impl MemoryMapper for Guest {
+    fn new_region(
+        &self,
+        _len: usize,
+        _debug_name: String,
+    ) -> io::Result<(Box<dyn MappableGuestMemory>, Arc<dyn MappedMemoryRegion>)> {
+        Ok((Box::new(self.clone()), Arc::new(Mapped::default())))
+    }
+}
+
+impl MappableGuestMemory for Guest {
+    fn map_to_guest(&mut self, gpa: u64, writable: bool) -> io::Result<()> {
+        *self.0.lock() = Some((gpa, writable));
+        Ok(())
+    }
+
+    fn unmap_from_guest(&mut self) {
+        *self.0.lock() = None;
     }
 }
 
@@ -82,5 +119,44 @@ async fn only_a_writable_device_can_be_written(driver: DefaultDriver) {
     for writable in [true, false] {
         let mut device = device(driver.clone(), LEAST, writable);
         assert_eq!(mapped(&mut device), [(0, LEAST as usize, writable)]);
+    }
+}
+
+#[async_test]
+async fn a_store_to_a_read_only_device_is_dropped(driver: DefaultDriver) {
+    const BAR4: u16 = 0x20;
+    const COMMAND: u16 = 4;
+    const MMIO_ENABLED: u32 = 1 << 1;
+    const GPA: u64 = 0x1_0000_0000;
+    for writable in [true, false] {
+        let guest = Guest::default();
+        let mut pci = VirtioPciDevice::new(
+            Box::new(device(driver.clone(), LEAST, writable)),
+            &driver,
+            GuestMemory::empty(),
+            PciInterruptModel::Msix(&MsiConnection::new().target()),
+            None,
+            &mut ExternallyManagedMmioIntercepts,
+            Some(&guest),
+        )
+        .unwrap();
+        for (register, value) in [
+            (BAR4, GPA as u32),
+            (BAR4 + 4, (GPA >> 32) as u32),
+            (COMMAND, MMIO_ENABLED),
+        ] {
+            let value = ByteEnabledDwordWrite::with_all_bytes_enabled(value);
+            pci.pci_cfg_write(register, value).unwrap();
+        }
+        // Memory that the host cannot store to is not mapped for stores: they
+        // are intercepts, and end there.
+        assert_eq!(*guest.0.lock(), Some((GPA, writable)));
+        if !writable {
+            let store = pci.mmio_write(GPA + 8, &[1; 8]);
+            assert!(matches!(store, IoResult::Ok), "{store:?}");
+        }
+        pci.pci_cfg_write(COMMAND, ByteEnabledDwordWrite::with_all_bytes_enabled(0))
+            .unwrap();
+        assert_eq!(*guest.0.lock(), None);
     }
 }
