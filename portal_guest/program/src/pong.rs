@@ -80,7 +80,7 @@ fn serve(link: &mut Link<'_>, answered: &mut u64) -> Result<(), Failure> {
                 link.set_mode(mode);
             }
             Some(Word::Stream { hashed, ring }) => {
-                stream::take(link, hashed, ring, &mut |_| Ok(()))?;
+                stream::take(link, hashed, ring, u64::MAX, &mut std::io::sink())?;
             }
             _ => return Err(unexpected(link.peer(), &message, "a ping, mode or stream")),
         }

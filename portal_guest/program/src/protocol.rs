@@ -9,6 +9,7 @@
 //! | 20 | Ready | the bulk ring is accepted |
 //! | 21 | End | u64 at 8: bytes; 32 bytes at 16: BLAKE3, or zeros |
 //! | 22 | Verdict | as End, of what arrived |
+//! | 23 | Refused | u8 at 1: 0 over its limit, 1 it cannot write; u64 at 8: the limit, or the bytes written; instead of Verdict, at any time |
 //!
 //! Distrusted: the other side. A message that does not fit in is an error that names
 //! it.
@@ -38,6 +39,16 @@ pub(crate) enum Word {
     Ready,
     End(Sum),
     Verdict(Sum),
+    Refused(Refusal),
+}
+
+/// Why a receiver takes no more of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It takes so many bytes at most.
+    Limit(u64),
+    /// It could write no more than so many bytes.
+    Unwritable(u64),
 }
 
 /// What went through a stream.
@@ -60,11 +71,15 @@ impl Word {
             Self::Ready => (4, 0),
             Self::End(_) => (5, 0),
             Self::Verdict(_) => (6, 0),
+            Self::Refused(Refusal::Limit(_)) => (7, 0),
+            Self::Refused(Refusal::Unwritable(_)) => (7, 1),
         };
         m[0] = FIRST_TAG + tag;
         m[1] = small;
         match self {
-            Self::Ping(number) | Self::Pong(number) => {
+            Self::Ping(number)
+            | Self::Pong(number)
+            | Self::Refused(Refusal::Limit(number) | Refusal::Unwritable(number)) => {
                 m[8..16].copy_from_slice(&number.to_le_bytes());
             }
             Self::Stream { ring, .. } => m[4..8].copy_from_slice(&ring.to_le_bytes()),
@@ -108,14 +123,28 @@ impl Word {
             4 => Self::Ready,
             5 => Self::End(sum),
             6 => Self::Verdict(sum),
+            7 => Self::Refused(match m[1] {
+                0 => Refusal::Limit(number),
+                1 => Refusal::Unwritable(number),
+                _ => return None,
+            }),
             _ => return None,
         })
     }
 }
 
-/// The other side said something that does not fit in here.
+/// The other side said something that does not fit in here, or takes no more.
 pub(crate) fn unexpected(peer: PeerId, message: &Message, expected: &str) -> Failure {
     let said = match Word::decode(message) {
+        Some(Word::Refused(why)) => {
+            let why = match why {
+                Refusal::Limit(bytes) => format!("takes {bytes} bytes at most (its --limit)"),
+                Refusal::Unwritable(bytes) => {
+                    format!("cannot write more than {bytes} bytes; it says why")
+                }
+            };
+            return Failure::new(Kind::Failed, format!("peer {peer} {why}"));
+        }
         Some(word) => format!("{word:?}"),
         None => format!("tag {}", message[0]),
     };
@@ -148,6 +177,8 @@ mod tests {
             Word::Ready,
             Word::End(sum),
             Word::Verdict(Sum::default()),
+            Word::Refused(Refusal::Limit(1000)),
+            Word::Refused(Refusal::Unwritable(u64::MAX)),
         ] {
             assert_eq!(Word::decode(&word.encode()), Some(word));
         }
@@ -161,7 +192,7 @@ mod tests {
                 let mut m = [0xee; LINK_PAYLOAD];
                 (m[0], m[1]) = (tag, small);
                 let decoded = Word::decode(&m);
-                let known = (FIRST_TAG..FIRST_TAG + 7).contains(&tag);
+                let known = (FIRST_TAG..FIRST_TAG + 8).contains(&tag);
                 assert!(known || decoded.is_none(), "{tag} {small}");
             }
         }

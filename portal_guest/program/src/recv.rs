@@ -3,8 +3,6 @@
 use crate::Outcome;
 use crate::cli;
 use crate::cli::Place;
-use crate::exit::Failure;
-use crate::exit::Kind;
 use crate::place::describe;
 use crate::protocol::TRANSFER;
 use crate::protocol::Word;
@@ -36,18 +34,9 @@ pub(crate) fn run(place: &Place, args: &cli::Recv) -> Outcome {
     let Some(Word::Stream { hashed, ring }) = Word::decode(&message) else {
         return Err(unexpected(peer, &message, "a stream"));
     };
-    let mut room = args.limit.unwrap_or(u64::MAX);
-    let sum = stream::take(&mut link, hashed, ring, &mut |bytes| {
-        let Some(left) = room.checked_sub(bytes.len() as u64) else {
-            let limit = args.limit.unwrap_or(u64::MAX);
-            let what = format!("peer {peer} sends more than --limit {limit} bytes");
-            return Err(Failure::new(Kind::Failed, what));
-        };
-        room = left;
-        to.write_all(bytes).map_err(|e| Failure::new(Kind::File, e))
-    })?;
+    let limit = args.limit.unwrap_or(u64::MAX);
+    let sum = stream::take(&mut link, hashed, ring, limit, &mut to)?;
     let took = start.elapsed();
-    to.flush().map_err(|e| Failure::new(Kind::File, e))?;
     link.close();
     let mut report = report("recv", about, &format!("from peer {peer}"), sum, took);
     // The bytes have standard output.

@@ -5,7 +5,7 @@
 //!                 ◀───  Ready
 //!   4 KiB slots   ═══▶                       (bulk ring; the last slot is padded)
 //!   End{bytes, hash} ─▶
-//!                 ◀───  Verdict{bytes, hash}
+//!                 ◀───  Verdict{bytes, hash}, or Refused at any time before
 //! ```
 //!
 //! Distrusted: the other side. The receiver believes no number before it has counted
@@ -13,12 +13,14 @@
 
 use crate::exit::Failure;
 use crate::exit::Kind;
+use crate::protocol::Refusal;
 use crate::protocol::STREAM_RING;
 use crate::protocol::Sum;
 use crate::protocol::Word;
 use crate::protocol::unexpected;
 use portal_guest_linux::GuestError;
 use portal_guest_linux::Link;
+use std::io::Write;
 
 /// Largest slot, in bytes: what a ring allows.
 const SLOT: u64 = 4096;
@@ -74,7 +76,7 @@ pub(crate) fn give(
             if sent > 0 {
                 continue;
             }
-            // Only an answer may come now, and none before the end.
+            // Nothing may come before the end but that no more is taken.
             if let Some(message) = link.try_recv()? {
                 return Err(unexpected(link.peer(), &message, "nothing"));
             }
@@ -97,23 +99,38 @@ pub(crate) fn give(
     Ok(sum)
 }
 
-/// Takes a stream that was announced, hands its bytes to `sink` in order, and says
-/// what arrived. Returns it when both sides agree.
+/// Takes a stream that was announced, of `limit` bytes at most, hands its bytes to
+/// `sink` in order, and says what arrived. Returns it when both sides agree.
 pub(crate) fn take(
     link: &mut Link<'_>,
     hashed: bool,
     ring: u32,
-    sink: &mut dyn FnMut(&[u8]) -> Result<(), Failure>,
+    limit: u64,
+    sink: &mut dyn Write,
 ) -> Result<Sum, Failure> {
     let mut rx = link.accept_bulk(ring)?;
     link.send(&Word::Ready.encode())?;
     let slot = rx.payload();
     let mut hasher = blake3::Hasher::new();
-    let mut deliver = |bytes: &[u8]| {
-        if hashed {
-            hasher.update(bytes);
-        }
-        sink(bytes)
+    let mut written: u64 = 0;
+    let mut deliver = |link: &mut Link<'_>, bytes: &[u8]| {
+        let after = written.saturating_add(bytes.len() as u64);
+        let (why, failure) = if after > limit {
+            let what = format!("peer {} sends more than --limit {limit} bytes", link.peer());
+            (Refusal::Limit(limit), Failure::new(Kind::Failed, what))
+        } else if let Err(error) = sink.write_all(bytes) {
+            let failure = Failure::new(Kind::File, error);
+            (Refusal::Unwritable(written), failure)
+        } else {
+            if hashed {
+                hasher.update(bytes);
+            }
+            written = after;
+            return Ok(());
+        };
+        // The sender may be gone already; this failure is the first one.
+        let _ = link.send(&Word::Refused(why).encode());
+        Err(failure)
     };
     let mut buffer = vec![0; BATCH.next_multiple_of(slot)];
     // The last slot may be padded, which only End tells: one is held back.
@@ -127,9 +144,9 @@ pub(crate) fn take(
             && taken > 0
         {
             if slots > 0 {
-                deliver(&held)?;
+                deliver(link, &held)?;
             }
-            deliver(now)?;
+            deliver(link, now)?;
             held.copy_from_slice(last);
             slots += taken as u64;
             if rx.flush().must_ring {
@@ -168,7 +185,11 @@ pub(crate) fn take(
             ),
         ));
     };
-    deliver(last)?;
+    deliver(link, last)?;
+    if let Err(error) = sink.flush() {
+        let _ = link.send(&Word::Refused(Refusal::Unwritable(written)).encode());
+        return Err(Failure::new(Kind::File, error));
+    }
     let mut sum = Sum {
         bytes: claimed.bytes,
         hash: [0; 32],

@@ -169,7 +169,20 @@ fn a_peer_that_takes_no_more_says_so() {
     let recv = host.start(A, &["recv", "--limit", "1000"]);
     let send = host.start(B, &["send", "--bytes", "1MiB"]);
     assert_eq!(recv.end().0, 1);
-    assert_eq!(send.end().0, 5, "the receiver has left");
+    let (code, out, err) = send.end();
+    assert_eq!(code, 1, "{out}{err}");
+    assert!(err.contains("takes 1000 bytes at most"), "{out}{err}");
+}
+
+#[test]
+fn a_peer_that_cannot_write_says_so() {
+    let host = Host::new(1 << 20, 2);
+    let recv = host.start(A, &["recv", "--out", "/dev/full"]);
+    let send = host.start(B, &["send", "--bytes", "1MiB"]);
+    assert_eq!(recv.end().0, 3);
+    let (code, out, err) = send.end();
+    assert_eq!(code, 1, "{out}{err}");
+    assert!(err.contains("cannot write"), "{out}{err}");
 }
 
 #[test]
