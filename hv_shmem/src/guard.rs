@@ -49,11 +49,17 @@ pub(crate) fn stands(guard: Guard) -> bool {
     OUT.get() != Some(guard)
 }
 
-/// Runs `run` with `guard` taken out on this thread.
+/// Runs `run` with `guard` taken out on this thread; it stands again also when `run`
+/// panics.
 #[cfg(feature = "negative_control")]
 pub fn without<R>(guard: Guard, run: impl FnOnce() -> R) -> R {
+    struct Again;
+    impl Drop for Again {
+        fn drop(&mut self) {
+            OUT.set(None);
+        }
+    }
+    let _again = Again;
     OUT.set(Some(guard));
-    let result = run();
-    OUT.set(None);
-    result
+    run()
 }

@@ -28,11 +28,17 @@ pub fn stands<G: Copy + Eq + 'static>(guard: G) -> bool {
     })
 }
 
-/// Runs `run` with `guard` taken out on this thread.
+/// Runs `run` with `guard` taken out on this thread; it stands again also when `run`
+/// panics.
 #[cfg(feature = "negative_control")]
 pub fn without<G: Copy + Eq + 'static, R>(guard: G, run: impl FnOnce() -> R) -> R {
+    struct Again;
+    impl Drop for Again {
+        fn drop(&mut self) {
+            OUT.set(None);
+        }
+    }
+    let _again = Again;
     OUT.set(Some(Box::new(guard)));
-    let result = run();
-    OUT.set(None);
-    result
+    run()
 }

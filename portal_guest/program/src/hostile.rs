@@ -18,6 +18,7 @@ use crate::cli;
 use crate::cli::Place;
 use crate::exit::Failure;
 use crate::exit::Kind;
+use crate::numbers::Numbers;
 use hv_shmem::layout::PeerId;
 use portal_guest_linux::BarAccess;
 use portal_guest_linux::Carrier;
@@ -63,18 +64,7 @@ const RAM: u64 = 64 << 20;
 /// Accesses while something is out of place.
 const MEANWHILE: u64 = 16;
 
-/// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators").
-struct Numbers(u64);
-
 impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
     /// One of `0..below`, which is not 0.
     fn below(&mut self, below: u64) -> u64 {
         self.next() % below.max(1)

@@ -11,6 +11,7 @@ mod cli;
 mod exit;
 mod hostile;
 mod ls;
+mod numbers;
 mod ping;
 mod place;
 mod pong;

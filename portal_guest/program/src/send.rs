@@ -6,6 +6,7 @@ use crate::cli;
 use crate::cli::Place;
 use crate::exit::Failure;
 use crate::exit::Kind;
+use crate::numbers::Numbers;
 use crate::place::describe;
 use crate::protocol::Sum;
 use crate::protocol::TRANSFER;
@@ -85,10 +86,9 @@ fn fill(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// Bytes that look random and are the same for the same seed: SplitMix64 (Steele,
-/// Lea, Flood: "Fast splittable pseudorandom number generators").
+/// Bytes that look random and are the same for the same seed.
 struct Pattern {
-    state: u64,
+    numbers: Numbers,
     word: [u8; 8],
     used: usize,
 }
@@ -96,7 +96,7 @@ struct Pattern {
 impl Pattern {
     fn new(seed: u64) -> Self {
         Self {
-            state: seed,
+            numbers: Numbers(seed),
             word: [0; 8],
             used: 8,
         }
@@ -107,11 +107,7 @@ impl Read for Pattern {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         for byte in &mut *buffer {
             if self.used == self.word.len() {
-                self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-                let mut z = self.state;
-                z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-                z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-                self.word = (z ^ (z >> 31)).to_le_bytes();
+                self.word = self.numbers.next().to_le_bytes();
                 self.used = 0;
             }
             *byte = self.word[self.used];

@@ -7,6 +7,11 @@ use crate::client::receive;
 use crate::daemon::Daemon;
 use crate::daemon::patience;
 use crate::daemon::until;
+use crate::harness::FDS_MAX;
+use crate::harness::Harness;
+use crate::harness::Random;
+use crate::harness::cases;
+use crate::harness::seed;
 use rustix::net::SendAncillaryBuffer;
 use rustix::net::SendAncillaryMessage;
 use rustix::net::SendFlags;
@@ -20,22 +25,6 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 use std::time::Instant;
 
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-}
-
-/// Most fds that the kernel passes at once.
-const FDS_MAX: usize = 253;
-
 fn served_as_before(daemon: &Daemon, honest: &mut Client, files: usize) {
     let late = Client::join(&daemon.socket(), 1).expect("still served");
     honest.hear_until(|h| h.others.contains_key(&late.id));
@@ -44,56 +33,6 @@ fn served_as_before(daemon: &Daemon, honest: &mut Client, files: usize) {
     drop(late);
     honest.hear_until(|h| h.others.is_empty());
     until("all fds came back", || daemon.files() == files);
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
-/// How many cases to run: `PORTAL_CASES`, else `short`.
-fn cases(short: u64) -> u64 {
-    number("PORTAL_CASES").unwrap_or(short)
-}
-
-fn seed() -> u64 {
-    number("PORTAL_SEED").unwrap_or(16)
-}
-
-/// A harness: `run` panics where the promise does not hold.
-struct Harness {
-    threat: &'static str,
-    what: &'static str,
-}
-
-impl Harness {
-    /// The line that `cargo flowey evidence` reads (flowey/src/evidence).
-    fn line(&self, control: &str, cases: u64, failures: u32) {
-        let (threat, what, seed) = (self.threat, self.what, seed());
-        println!(
-            r#"evidence: {{"threat":"{threat}","what":"{what}",{control}"cases":{cases},"failures":{failures},"seed":{seed}}}"#
-        );
-    }
-
-    /// Every case has to hold.
-    fn holds(&self, cases: u64, run: impl FnOnce(u64)) {
-        run(cases);
-        self.line("", cases, 0);
-    }
-
-    /// With a guard taken out of the daemon, it has to fail.
-    #[cfg(feature = "negative_control")]
-    fn fails(
-        &self,
-        out: portal_serve::guard::Guard,
-        guard: &str,
-        cases: u64,
-        run: impl FnOnce(u64) + std::panic::UnwindSafe,
-    ) {
-        let run = || std::panic::catch_unwind(|| run(cases)).is_err();
-        let failed = crate::daemon::without(out, run);
-        self.line(&format!(r#""control":"{guard}","#), cases, failed.into());
-        assert!(failed, "nothing failed without \"{guard}\"");
-    }
 }
 
 const BYTES: Harness = Harness {

@@ -5,6 +5,11 @@
 use crate::daemon::Daemon;
 use crate::daemon::patience;
 use crate::daemon::until;
+use crate::harness::FDS_MAX;
+use crate::harness::Harness;
+use crate::harness::Random;
+use crate::harness::cases;
+use crate::harness::seed;
 use crate::portal::join;
 use crate::portal::options;
 use crate::portal::wait_until;
@@ -44,62 +49,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
-
-/// Most fds that the kernel passes at once.
-const FDS_MAX: usize = 253;
-
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit as u64) as usize
-    }
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
-
-/// How many cases to run: `PORTAL_CASES`, else `short`.
-fn cases(short: u64) -> u64 {
-    number("PORTAL_CASES").unwrap_or(short)
-}
-
-fn seed() -> u64 {
-    number("PORTAL_SEED").unwrap_or(16)
-}
-
-/// The line that `cargo flowey evidence` reads (flowey/src/evidence).
-fn line(threat: &str, what: &str, control: &str, cases: u64, failures: u32) {
-    let seed = seed();
-    println!(
-        r#"evidence: {{"threat":"{threat}","what":"Portal socket: {what}",{control}"cases":{cases},"failures":{failures},"seed":{seed}}}"#
-    );
-}
-
-/// With a guard taken out of the daemon, a harness has to fail.
-#[cfg(feature = "negative_control")]
-fn fails(
-    (threat, what): (&str, &str),
-    (out, guard): (portal_serve::guard::Guard, &str),
-    cases: u64,
-    run: impl FnOnce(u64) + std::panic::UnwindSafe,
-) {
-    let run = || std::panic::catch_unwind(|| run(cases)).is_err();
-    let failed = crate::daemon::without(out, run);
-    let control = format!(r#""control":"{guard}","#);
-    line(threat, what, &control, cases, failed.into());
-    assert!(failed, "nothing failed without \"{guard}\"");
-}
 
 fn connect(daemon: &Daemon) -> OwnedFd {
     let flags = SocketFlags::CLOEXEC;
@@ -202,7 +151,10 @@ fn served_as_before(daemon: &Daemon, honest: &mut Peer, files: usize) {
     until("all fds came back", || daemon.files() == files);
 }
 
-const BYTES: &str = "clients that send bytes, requests and 0 to 253 fds";
+const BYTES: Harness = Harness {
+    threat: "T16",
+    what: "Portal socket: clients that send bytes, requests and 0 to 253 fds",
+};
 
 fn random_bytes(clients: u64) {
     let mut random = Random(seed());
@@ -255,7 +207,10 @@ fn random_bytes(clients: u64) {
     served_as_before(&daemon, &mut honest, files);
 }
 
-const SILENT: &str = "clients that connect and say nothing";
+const SILENT: Harness = Harness {
+    threat: "T16",
+    what: "Portal socket: clients that connect and say nothing",
+};
 
 fn half_open(clients: u64) {
     let daemon = Daemon::lake("size=1048576,peers=8,sections=enforced");
@@ -284,7 +239,10 @@ fn half_open(clients: u64) {
     println!("{clients} half-open clients, {most} fds at most, {grown} KiB more");
 }
 
-const DEAF: &str = "a peer that never reads";
+const DEAF: Harness = Harness {
+    threat: "T16",
+    what: "Portal socket: a peer that never reads",
+};
 
 fn stops_reading(_: u64) {
     let stall = Duration::from_millis(400);
@@ -328,7 +286,10 @@ fn set_limit(daemon: &Daemon, files: usize) {
     rustix::process::prlimit(Some(daemon.pid()), Resource::Nofile, limit).expect("its parent may");
 }
 
-const FILES: &str = "fd limit of the daemon moved one by one";
+const FILES: Harness = Harness {
+    threat: "T15",
+    what: "Portal socket: fd limit of the daemon moved one by one",
+};
 
 /// Clients at each limit: they bring their own events, or get those of the daemon.
 const CLIENTS: usize = 3;
@@ -456,29 +417,23 @@ fn loses_the_race(daemon: &Daemon) -> bool {
 
 #[test]
 fn t16_portal_bytes_and_fds_lose_the_place_and_nothing_else() {
-    let clients = cases(500);
-    random_bytes(clients);
-    line("T16", BYTES, "", clients, 0);
+    BYTES.holds(cases(500), random_bytes);
 }
 
 #[test]
 fn t16_portal_half_open_clients_are_bounded_and_keep_nobody_out() {
-    let clients = cases(2000).clamp(128, 10_000);
-    half_open(clients);
-    line("T16", SILENT, "", clients, 0);
+    SILENT.holds(cases(2000).clamp(128, 10_000), half_open);
 }
 
 #[test]
 fn t16_portal_a_peer_that_never_reads_is_dropped() {
-    stops_reading(1);
-    line("T16", DEAF, "", 1, 0);
+    DEAF.holds(1, stops_reading);
 }
 
 #[test]
 fn t15_portal_without_file_descriptors_clients_are_refused_and_the_daemon_goes_on() {
     let limits = cases(LIMITS).next_multiple_of(LIMITS);
-    without_file_descriptors(limits);
-    line("T15", FILES, "", limits, 0);
+    FILES.holds(limits, without_file_descriptors);
 }
 
 #[test]
@@ -525,25 +480,25 @@ mod control {
 
     #[test]
     fn control_t15_portal_spare() {
-        let guard = (Guard::Spare, "one fd is kept to turn clients away with");
-        fails(("T15", FILES), guard, LIMITS, without_file_descriptors);
+        let guard = "one fd is kept to turn clients away with";
+        FILES.fails(Guard::Spare, guard, LIMITS, without_file_descriptors);
     }
 
     #[test]
     fn control_t16_portal_broke() {
-        let guard = (Guard::Broke, "what is no message ends a client");
-        fails(("T16", BYTES), guard, 20, random_bytes);
+        let guard = "what is no message ends a client";
+        BYTES.fails(Guard::Broke, guard, 20, random_bytes);
     }
 
     #[test]
     fn control_t16_portal_displaced() {
-        let guard = (Guard::Displaced, "the oldest visitor makes way");
-        fails(("T16", SILENT), guard, 200, half_open);
+        let guard = "the oldest visitor makes way";
+        SILENT.fails(Guard::Displaced, guard, 200, half_open);
     }
 
     #[test]
     fn control_t16_portal_stall() {
-        let guard = (Guard::Stall, "a message waits for limited time");
-        fails(("T16", DEAF), guard, 1, stops_reading);
+        let guard = "a message waits for limited time";
+        DEAF.fails(Guard::Stall, guard, 1, stops_reading);
     }
 }

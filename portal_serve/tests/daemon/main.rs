@@ -5,6 +5,7 @@
 mod behaviour;
 mod client;
 mod daemon;
+mod harness;
 mod hostile;
 mod hostile_portal;
 mod portal;
