@@ -68,7 +68,7 @@ pub struct RegionHost {
 }
 
 #[derive(Debug)]
-pub(crate) struct Inner {
+struct Inner {
     board: Mutex<Board>,
     regions: RwLock<BTreeMap<Name, Arc<SharedRegion>>>,
     /// Regions of another process, and the Portal sockets by which they are joined.
@@ -276,7 +276,7 @@ impl RegionHost {
             .map_err(|error| fail(error.to_string()))?;
         let fabric = Arc::new(MemberFabric {
             key,
-            way: Way::Here(Arc::downgrade(&self.inner)),
+            host: Arc::downgrade(&self.inner),
             own: bells,
             others: RwLock::default(),
         });
@@ -288,9 +288,8 @@ impl RegionHost {
         drop(order);
         self.deliver(&name);
         Ok(Member {
-            seat: Seat::Here(self.clone()),
+            at: At::Here(self.clone(), fabric),
             key,
-            fabric,
             region: shared,
         })
     }
@@ -361,9 +360,9 @@ impl RegionHost {
 
 /// Where a member sits.
 #[derive(Debug)]
-enum Seat {
+enum At {
     /// At this process's switchboard.
-    Here(RegionHost),
+    Here(RegionHost, Arc<MemberFabric>),
     /// At that of another process.
     There(Arc<Remote>),
 }
@@ -371,9 +370,8 @@ enum Seat {
 /// One life of one peer of a region. Dropping it is leaving.
 #[derive(Debug)]
 pub struct Member {
-    seat: Seat,
+    at: At,
     key: PeerKey,
-    fabric: Arc<MemberFabric>,
     region: Arc<SharedRegion>,
 }
 
@@ -381,9 +379,8 @@ impl Member {
     fn of_served(remote: Arc<Remote>) -> Result<Self, VmmError> {
         Ok(Self {
             key: remote.key(),
-            fabric: remote.fabric().clone(),
             region: remote.region().clone(),
-            seat: Seat::There(remote),
+            at: At::There(remote),
         })
     }
 
@@ -404,18 +401,21 @@ impl Member {
 
     /// Where its doorbells go and come from.
     pub fn fabric(&self) -> Arc<dyn Fabric> {
-        self.fabric.clone()
+        match &self.at {
+            At::Here(_, fabric) => fabric.clone(),
+            At::There(remote) => remote.clone(),
+        }
     }
 
     /// The event that it hears `vector` on; `None` past its last vector.
     pub fn bell(&self, vector: u16) -> Option<Arc<EventFd>> {
-        self.fabric.bell(self.key.peer.0, vector)
+        self.fabric().bell(self.key.peer.0, vector)
     }
 
     /// The doorbell of another peer, for ringing from this process; `None` while
     /// there is no such peer or vector.
     pub fn doorbell(&self, peer: PeerId, vector: u16) -> Option<Arc<EventFd>> {
-        self.fabric.bell(peer.0, vector)
+        self.fabric().bell(peer.0, vector)
     }
 
     /// Rings another peer. `false` when there is none to ring.
@@ -429,9 +429,9 @@ impl Member {
     /// # Errors
     /// [`VmmError::Region`] when it is not joining or quiescing.
     pub fn ready(&self) -> Result<(), VmmError> {
-        let host = match &self.seat {
-            Seat::Here(host) => host,
-            Seat::There(remote) => return remote.ready(),
+        let host = match &self.at {
+            At::Here(host, _) => host,
+            At::There(remote) => return remote.ready(),
         };
         let done = locked(&host.inner.board).ready(&self.key);
         done.map_err(|error| region_error(self.key.region.as_str(), error.to_string()))?;
@@ -444,9 +444,9 @@ impl Member {
     /// # Errors
     /// [`VmmError::Region`] when it is not joining or ready.
     pub fn quiesce(&self) -> Result<(), VmmError> {
-        let host = match &self.seat {
-            Seat::Here(host) => host,
-            Seat::There(remote) => return remote.quiesce(),
+        let host = match &self.at {
+            At::Here(host, _) => host,
+            At::There(remote) => return remote.quiesce(),
         };
         let done = locked(&host.inner.board).quiesce(&self.key);
         done.map_err(|error| region_error(self.key.region.as_str(), error.to_string()))?;
@@ -460,8 +460,12 @@ impl Member {
     /// # Errors
     /// [`VmmError::Region`].
     pub fn publish(&self, state: u32) -> Result<(), VmmError> {
-        self.fabric.publish(state)?;
-        for (peer, _, _) in self.fabric.known() {
+        self.fabric().publish(state)?;
+        let others = match &self.at {
+            At::Here(_, fabric) => fabric.known().into_iter().map(|known| known.0).collect(),
+            At::There(remote) => remote.others(),
+        };
+        for peer in others {
             self.ring(PeerId(peer), 0);
         }
         Ok(())
@@ -469,49 +473,42 @@ impl Member {
 
     /// Lets a device be told of this member's neighbours.
     pub fn listen(&self, device: DeviceHandle) {
-        match &self.seat {
-            Seat::Here(host) => host.listen(&self.key, device),
-            Seat::There(remote) => remote.listen(device),
+        match &self.at {
+            At::Here(host, _) => host.listen(&self.key, device),
+            At::There(remote) => remote.listen(device),
         }
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        match &self.seat {
-            Seat::Here(host) => host.leave(&self.key),
-            Seat::There(remote) => remote.leave(),
+        match &self.at {
+            At::Here(host, _) => host.leave(&self.key),
+            At::There(remote) => remote.leave(),
         }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
+enum Phase {
     Joined,
     Ready,
     Quiescing,
 }
 
 #[derive(Debug)]
-pub(crate) struct Neighbour {
-    pub(crate) bells: Vec<Arc<EventFd>>,
-    pub(crate) phase: Phase,
-}
-
-/// How what a member says gets to its switchboard.
-#[derive(Debug)]
-pub(crate) enum Way {
-    Here(Weak<Inner>),
-    There(Weak<Remote>),
+struct Neighbour {
+    bells: Vec<Arc<EventFd>>,
+    phase: Phase,
 }
 
 /// The events of one member and of those it knows.
 #[derive(Debug)]
-pub(crate) struct MemberFabric {
-    pub(crate) key: PeerKey,
-    pub(crate) way: Way,
-    pub(crate) own: Vec<Arc<EventFd>>,
-    pub(crate) others: RwLock<BTreeMap<u16, Neighbour>>,
+struct MemberFabric {
+    key: PeerKey,
+    host: Weak<Inner>,
+    own: Vec<Arc<EventFd>>,
+    others: RwLock<BTreeMap<u16, Neighbour>>,
 }
 
 impl MemberFabric {
@@ -545,7 +542,7 @@ impl MemberFabric {
         }
     }
 
-    pub(crate) fn known(&self) -> Vec<(u16, u16, Phase)> {
+    fn known(&self) -> Vec<(u16, u16, Phase)> {
         let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
         let one = |(peer, neighbour): (&u16, &Neighbour)| {
             let vectors = u16::try_from(neighbour.bells.len()).unwrap_or(u16::MAX);
@@ -565,14 +562,8 @@ impl Fabric for MemberFabric {
     }
 
     fn publish(&self, state: u32) -> Result<(), VmmError> {
-        let done = match &self.way {
-            Way::Here(host) => host
-                .upgrade()
-                .map(|host| locked(&host.board).publish(&self.key, state)),
-            Way::There(remote) => {
-                return remote.upgrade().map_or(Ok(()), |r| r.publish(state));
-            }
-        };
+        let host = self.host.upgrade();
+        let done = host.map(|host| locked(&host.board).publish(&self.key, state));
         done.unwrap_or(Ok(()))
             .map_err(|error| region_error(self.key.region.as_str(), error.to_string()))
     }

@@ -111,6 +111,12 @@ pub enum Input {
         /// Its id.
         peer: u16,
     },
+    /// A peer, or this one itself, hears on other events from now on, as many as before:
+    /// doorbells that stand ring the old ones.
+    PeerBells {
+        /// Its id.
+        peer: u16,
+    },
     /// A peer is gone, by leave or by death.
     PeerGone {
         /// Its id.

@@ -274,7 +274,7 @@ impl Function {
         }
     }
 
-    fn unroute(&self, peer: u16, vector: u16, effects: &mut Effects) {
+    pub(crate) fn unroute(&self, peer: u16, vector: u16, effects: &mut Effects) {
         if let Some(base) = self.standing.registers {
             let (gpa, value) = (base + DOORBELL, doorbell_value(peer, vector));
             effects.push(Effect::UnrouteDoorbell {
@@ -286,7 +286,7 @@ impl Function {
         }
     }
 
-    fn route(&self, peer: u16, vector: u16, effects: &mut Effects) {
+    pub(crate) fn route(&self, peer: u16, vector: u16, effects: &mut Effects) {
         if let Some(base) = self.standing.registers {
             let (gpa, value) = (base + DOORBELL, doorbell_value(peer, vector));
             effects.push(Effect::RouteDoorbell {

@@ -174,6 +174,22 @@ impl Function {
         }
     }
 
+    /// A peer hears on other events: what is routed to it is routed anew.
+    pub(crate) fn peer_bells(&mut self, peer: u16, effects: &mut Effects) {
+        match self.peers.get_mut(peer).copied() {
+            Some(record) if record.routed => {
+                for vector in 0..record.vectors {
+                    self.unroute(peer, vector, effects);
+                    self.route(peer, vector, effects);
+                }
+            }
+            Some(_) => {}
+            None => {
+                self.counters.peers_refused.bump();
+            }
+        }
+    }
+
     /// A peer left, which is not `own`. False when it was not there.
     pub(crate) fn peer_gone(&mut self, own: u16, peer: u16, effects: &mut Effects) -> bool {
         let gone = peer != own && self.remove_peer(peer, effects);

@@ -555,6 +555,7 @@ impl<D: Device> Device for VirtioPci<D> {
             Input::PeerJoined { .. }
             | Input::PeerReady { .. }
             | Input::PeerQuiescing { .. }
+            | Input::PeerBells { .. }
             | Input::PeerGone { .. }
             | Input::Rung { .. } => {}
             // Requests and what they come to are the device's.

@@ -316,6 +316,7 @@ impl Device for IvshmemV1 {
             }
             Input::PeerReady { peer } => self.function.peer_phase(peer, PeerPhase::Ready),
             Input::PeerQuiescing { peer } => self.function.peer_phase(peer, PeerPhase::Quiescing),
+            Input::PeerBells { peer } => self.function.peer_bells(peer, effects),
             Input::PeerGone { peer } => {
                 self.function.peer_gone(self.config.peer, peer, effects);
             }

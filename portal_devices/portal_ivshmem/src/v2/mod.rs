@@ -398,6 +398,7 @@ impl Device for IvshmemV2 {
             }
             Input::PeerReady { peer } => self.function.peer_phase(peer, PeerPhase::Ready),
             Input::PeerQuiescing { peer } => self.function.peer_phase(peer, PeerPhase::Quiescing),
+            Input::PeerBells { peer } => self.function.peer_bells(peer, effects),
             Input::PeerGone { peer } => {
                 let own = self.config.peer.0;
                 if self.function.peer_gone(own, peer, effects) {

@@ -8,6 +8,8 @@ use crate::rig::flat;
 use crate::rig::sectioned;
 use portal_device::Access;
 use portal_device::Device;
+use portal_device::Effect;
+use portal_device::Effects;
 use portal_device::Input;
 use portal_device::Msi;
 use portal_ivshmem::ConfigError;
@@ -182,6 +184,49 @@ fn a_doorbell_is_one_32_bit_store_to_a_known_vector() {
     let view = rig.device.inspect();
     let trapped = view.get("peers/7/doorbells_trapped");
     assert_eq!(trapped, Some(&portal_device::inspect::Value::Number(2)));
+}
+
+#[test]
+fn doorbells_to_other_events_are_routed_anew() {
+    let mut rig = ready();
+    rig.must(Input::PeerJoined {
+        peer: 7,
+        vectors: 2,
+    });
+    let mut device = rig.device.clone();
+    let mut effects = Effects::new();
+    let mut anew = |input| {
+        effects.clear();
+        device.step(input, &mut effects);
+        effects.list().to_vec()
+    };
+    let (gpa, peer) = (0xc000_000c, 7);
+    let unroute = |vector: u16| Effect::UnrouteDoorbell {
+        gpa,
+        value: 0x7_0000 | u32::from(vector),
+        peer,
+        vector,
+    };
+    let route = |vector: u16| Effect::RouteDoorbell {
+        gpa,
+        value: 0x7_0000 | u32::from(vector),
+        peer,
+        vector,
+    };
+    assert_eq!(
+        anew(Input::PeerBells { peer }),
+        [unroute(0), route(0), unroute(1), route(1)]
+    );
+    assert_eq!(anew(Input::PeerBells { peer: OWN }).len(), 8, "to itself");
+    assert_eq!(anew(Input::PeerBells { peer: 9 }), []);
+    for peer in [7, OWN, 9] {
+        rig.must(Input::PeerBells { peer });
+    }
+    assert_eq!(rig.binding.routes.len(), 6, "they stand as before");
+    assert_eq!(rig.counter("peers_refused"), 1);
+    rig.config_write(4, 2, 0);
+    rig.must(Input::PeerBells { peer: 7 });
+    assert!(rig.binding.routes.is_empty());
 }
 
 #[test]

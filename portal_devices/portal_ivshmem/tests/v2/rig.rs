@@ -493,7 +493,10 @@ impl Rig {
             12 | 13 => Input::Rung {
                 vector: random.below(4) as u16,
             },
-            14 => match random.below(3) {
+            14 => match random.below(4) {
+                3 => Input::PeerBells {
+                    peer: random.below(6) as u16,
+                },
                 0 => Input::PeerGone {
                     peer: random.below(6) as u16,
                 },
