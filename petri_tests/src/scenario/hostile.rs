@@ -22,7 +22,7 @@ use std::time::Duration;
 
 pub(super) const HOSTILE: Scenario = Scenario {
     name: "hostile_guest",
-    what: "a guest with two CPUs (in portal_vmm, one) floods doorbells and, under that load, fuzzes registers, MSI-X \
+    what: "a guest with two CPUs floods doorbells and, under that load, fuzzes registers, MSI-X \
            table and configuration space, turns memory decoding off and on and moves its BARs \
            (under stock QEMU one ivshmem v1, else v1 and v2, with stores all over the region): \
            its VMM, another guest, the switchboard and a host process go on and exchange 64 MiB \
@@ -65,9 +65,7 @@ fn hostile(lab: &Lab, vmm: Vmm) -> Passed {
             writable: true,
         });
     }
-    // portal_vmm stops a partition of which one CPU loads from the region while another
-    // one moves it: it takes that for memory that is lost.
-    hostile.cpus = if vmm == Vmm::PortalVmm { 1 } else { 2 };
+    hostile.cpus = 2;
     // Nested, each exit takes longer.
     let how = match divided {
         true => "--seconds 8 --everywhere",
