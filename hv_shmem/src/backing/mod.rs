@@ -79,7 +79,8 @@ pub enum Part {
     Common,
     /// This peer writes.
     Section(PeerId),
-    /// What alignment leaves over at the end; nobody writes.
+    /// What alignment leaves over at the end: nobody's. A sectioned backing has no
+    /// memory there; of a flat one, who writes all sections writes it too.
     Tail,
 }
 
@@ -139,7 +140,7 @@ impl View {
                 WritableSections::Own(own) => own == peer,
                 WritableSections::All => true,
             },
-            Part::Tail => false,
+            Part::Tail => self.sections == WritableSections::All,
         }
     }
 }
