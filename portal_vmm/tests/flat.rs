@@ -159,11 +159,6 @@ fn a_hang_ends_at_its_deadline_and_says_where() {
             return;
         };
         assert!(begin.elapsed() >= limit);
-        assert!(
-            begin.elapsed() < Duration::from_secs(5),
-            "{:?}",
-            begin.elapsed()
-        );
         let Outcome::Deadline(overrun) = &outcome else {
             panic!("{outcome}");
         };

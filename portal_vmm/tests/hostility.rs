@@ -40,8 +40,18 @@ use portal_vmm::Writable;
 use portal_vmm::hv::Hypervisor as _;
 use portal_vmm::resolvers;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
+
+/// The hypervisor, to one test at a time: the flood looks at this process's memory.
+fn alone() -> Option<(Kvm, MutexGuard<'static, ()>)> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    hypervisor().map(|hypervisor| (hypervisor, one))
+}
 
 const SIZE: u64 = 1 << 20;
 const PEERS: u16 = 4;
@@ -161,7 +171,7 @@ fn stores(hypervisor: &Kvm, left: u64, random: &mut Random) -> (u64, u64) {
 
 #[test]
 fn t4_stores_to_others_sections() {
-    if let Some(hypervisor) = hypervisor() {
+    if let Some((hypervisor, _alone)) = alone() {
         STORES.holds(|left, random| stores(&hypervisor, left, random));
     }
 }
@@ -172,8 +182,9 @@ const TRUNCATIONS: Harness = Harness {
     cases: 20,
 };
 
-/// One victim whose file is truncated, beside a neighbour on another region.
-fn truncation(hypervisor: &Kvm, random: &mut Random) -> (u64, u64) {
+/// One victim whose file is truncated, beside a neighbour on another region; it has so
+/// long to stop.
+fn truncation(hypervisor: &Kvm, random: &mut Random, patience: Duration) -> (u64, u64) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("region");
     let lost = region(false, Storage::File(path.clone()));
@@ -193,7 +204,7 @@ fn truncation(hypervisor: &Kvm, random: &mut Random) -> (u64, u64) {
     let victim = looking("victim", &lost, Writable::All);
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(4096 * random.below(16)).unwrap();
-    let outcome = victim.wait(Duration::from_secs(1));
+    let outcome = victim.wait(patience);
     let told = match &outcome {
         Some(Outcome::Faulted(fault)) => match &fault.kind {
             FaultKind::RegionLost { gpa, .. } => *gpa == WINDOW64_GPA + offset,
@@ -212,8 +223,8 @@ fn truncation(hypervisor: &Kvm, random: &mut Random) -> (u64, u64) {
 
 #[test]
 fn t13_truncated_under_a_partition() {
-    if let Some(hypervisor) = hypervisor() {
-        TRUNCATIONS.holds(|_, random| truncation(&hypervisor, random));
+    if let Some((hypervisor, _alone)) = alone() {
+        TRUNCATIONS.holds(|_, random| truncation(&hypervisor, random, PATIENCE));
     }
 }
 
@@ -250,12 +261,12 @@ fn death(hypervisor: &Kvm, random: &mut Random) -> (u64, u64) {
     assert!(survivor.doorbell(PeerId(1), 0).is_some());
     mortal.start().unwrap();
     std::thread::sleep(Duration::from_micros(random.below(500)));
-    let begin = Instant::now();
     match how {
         0 | 1 => assert!(mortal.wait(PATIENCE).is_some()),
         2 => assert_eq!(mortal.stop().unwrap(), Outcome::Stopped),
         _ => drop(mortal),
     }
+    let begin = Instant::now();
     while survivor.doorbell(PeerId(1), 0).is_some() && begin.elapsed() < TOLD_WITHIN {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -268,7 +279,7 @@ fn death(hypervisor: &Kvm, random: &mut Random) -> (u64, u64) {
 
 #[test]
 fn t10_a_partition_dies() {
-    if let Some(hypervisor) = hypervisor() {
+    if let Some((hypervisor, _alone)) = alone() {
         DEATHS.holds(|_, random| death(&hypervisor, random));
     }
 }
@@ -326,7 +337,8 @@ fn flood(hypervisor: &Kvm, seconds: u64) -> (u64, u64) {
             }
         });
         let failed = (0..seconds).filter(|_| {
-            let (taken, begin) = (count(&victim), Instant::now());
+            let begin = Instant::now();
+            let taken = count(&victim);
             std::thread::sleep(Duration::from_secs(1));
             let taken = f64::from(count(&victim) - taken);
             let allowed = f64::from(BUDGET) * begin.elapsed().as_secs_f64() + SLACK;
@@ -348,7 +360,7 @@ fn flood(hypervisor: &Kvm, seconds: u64) -> (u64, u64) {
 
 #[test]
 fn t3_a_flood_of_doorbells_stays_within_the_budget() {
-    if let Some(hypervisor) = hypervisor() {
+    if let Some((hypervisor, _alone)) = alone() {
         FLOOD.holds(|left, _| flood(&hypervisor, left));
     }
 }
@@ -361,7 +373,7 @@ mod control {
 
     #[test]
     fn control_t4_second_stage() {
-        if let Some(hypervisor) = hypervisor() {
+        if let Some((hypervisor, _alone)) = alone() {
             let name = "what others write is read-only in the second stage";
             STORES.fails(name, |left, random| {
                 without(Guard::SecondStage, || stores(&hypervisor, left, random))
@@ -371,17 +383,20 @@ mod control {
 
     #[test]
     fn control_t13_lost_backing() {
-        if let Some(hypervisor) = hypervisor() {
+        if let Some((hypervisor, _alone)) = alone() {
             let name = "a load from a region that is gone is not answered";
             TRUNCATIONS.fails(name, |_, random| {
-                without(Guard::LostBacking, || truncation(&hypervisor, random))
+                let patience = Duration::from_secs(1);
+                without(Guard::LostBacking, || {
+                    truncation(&hypervisor, random, patience)
+                })
             });
         }
     }
 
     #[test]
     fn control_t3_budget() {
-        if let Some(hypervisor) = hypervisor() {
+        if let Some((hypervisor, _alone)) = alone() {
             let name = "a vector interrupts no more often than the budget";
             FLOOD.fails(name, |_, _| {
                 without(Guard::Budget, || flood(&hypervisor, 1))
@@ -391,7 +406,7 @@ mod control {
 
     #[test]
     fn control_t10_leaving() {
-        if let Some(hypervisor) = hypervisor() {
+        if let Some((hypervisor, _alone)) = alone() {
             let name = "a partition's end ends its places in regions";
             DEATHS.fails(name, |_, random| {
                 without(Guard::Leaving, || death(&hypervisor, random))
