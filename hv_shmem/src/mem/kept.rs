@@ -159,11 +159,6 @@ impl<K: Clone> SharedMem for KeptMem<K> {
     }
 
     #[inline(always)]
-    fn prefetch(&self, at: u64) {
-        self.raw.prefetch(at);
-    }
-
-    #[inline(always)]
     fn prefetch_write(&self, at: u64) {
         self.raw.prefetch_write(at);
     }

@@ -161,8 +161,6 @@ pub trait SharedMem: Clone {
     fn fence(&self, order: Ordering) {
         core::sync::atomic::fence(order);
     }
-    /// Asks for the cache line at `at`; only a hint.
-    fn prefetch(&self, _at: u64) {}
     /// Asks for the cache line at `at`, to write there; only a hint.
     fn prefetch_write(&self, _at: u64) {}
 }

@@ -193,19 +193,6 @@ impl SharedMem for RawMem {
     }
 
     #[inline(always)]
-    fn prefetch(&self, at: u64) {
-        #[cfg(target_arch = "x86_64")]
-        if at < self.len {
-            use core::arch::x86_64::_MM_HINT_T0;
-            use core::arch::x86_64::_mm_prefetch;
-            // SAFETY: a hint; the address is inside the range.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.base.add(at as usize).cast()) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = at;
-    }
-
-    #[inline(always)]
     fn prefetch_write(&self, at: u64) {
         #[cfg(target_arch = "x86_64")]
         if at < self.len {

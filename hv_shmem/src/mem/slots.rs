@@ -286,12 +286,6 @@ impl<M: SharedMem> Slots<M> {
         &self.mem
     }
 
-    /// Asks for a slot's cache line; only a hint.
-    #[inline(always)]
-    pub fn prefetch(&self, position: u64) {
-        self.mem.prefetch(self.offset(position));
-    }
-
     /// Asks for the cache line with the first u64 of a slot, to write there; only a
     /// hint.
     #[inline(always)]
