@@ -19,12 +19,15 @@ use portal_client::Peer;
 use portal_protocol::MESSAGE_MAX;
 use portal_protocol::Reply;
 use portal_protocol::packet;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
 use rustix::net::AddressFamily;
 use rustix::net::RecvFlags;
 use rustix::net::SendFlags;
 use rustix::net::SocketAddrUnix;
 use rustix::net::SocketFlags;
 use rustix::net::SocketType;
+use std::fs::File;
 use std::io::BufRead as _;
 use std::io::BufReader;
 use std::io::Lines;
@@ -486,11 +489,33 @@ fn servers_that_lie_get_an_error_and_reach_no_terminal() {
     }
 }
 
+/// A terminal of 24 lines of 100 characters: whoever watches and types, and the program's
+/// end. Neither is inherited.
+fn terminal() -> (File, File) {
+    use rustix::pty::OpenptFlags;
+
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let control = rustix::pty::openpt(flags).expect("a terminal");
+    rustix::pty::grantpt(&control).expect("a terminal");
+    rustix::pty::unlockpt(&control).expect("a terminal");
+    let name = rustix::pty::ptsname(&control, Vec::new()).expect("a name");
+    let name = name.to_str().expect("text");
+    let options = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let program = rustix::fs::open(name, options, Mode::empty()).expect("its other end");
+    let size = rustix::termios::Winsize {
+        ws_row: 24,
+        ws_col: 100,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(&program, size).expect("a size");
+    (control.into(), program.into())
+}
+
 /// The view on a real terminal: its frame, its keys, and the terminal as it was
 /// when it ends, by a key and by SIGTERM.
 #[test]
 fn the_view_gives_the_terminal_back() {
-    use rustix::pty::OpenptFlags;
     use rustix::termios::LocalModes;
 
     let folder = tempfile::tempdir().expect("a folder");
@@ -498,25 +523,7 @@ fn the_view_gives_the_terminal_back() {
     let made = portal_in(here, &["region", "create", "lake.region", "--size", "1MiB"]);
     assert_eq!(made.code, 0, "{made:?}");
     for by_key in [true, false] {
-        let control = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY);
-        let control = control.expect("a terminal");
-        rustix::pty::grantpt(&control).expect("a terminal");
-        rustix::pty::unlockpt(&control).expect("a terminal");
-        let name = rustix::pty::ptsname(&control, Vec::new()).expect("a name");
-        let open = || {
-            let name = name.to_str().expect("text");
-            let mut options = std::fs::File::options();
-            options.read(true).write(true);
-            options.open(name).expect("a terminal")
-        };
-        let terminal = open();
-        let size = rustix::termios::Winsize {
-            ws_row: 24,
-            ws_col: 100,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        rustix::termios::tcsetwinsize(&terminal, size).expect("a size");
+        let (mut control, terminal) = terminal();
         let cooked = || {
             let modes = rustix::termios::tcgetattr(&terminal).expect("modes");
             modes
@@ -528,11 +535,10 @@ fn the_view_gives_the_terminal_back() {
             .args(["top", "--file", "lake.region", "--interval", "0.1"])
             .current_dir(here)
             .env("TERM", "xterm-256color")
-            .stdin(open())
-            .stdout(open())
+            .stdin(terminal.try_clone().expect("a descriptor"))
+            .stdout(terminal.try_clone().expect("a descriptor"))
             .spawn()
             .expect("the binary starts");
-        let mut control = std::fs::File::from(control);
         let mut seen = String::new();
         let begin = Instant::now();
         while !(seen.contains("lake.region") && seen.contains("q quit")) {
@@ -567,26 +573,7 @@ fn the_view_ends_with_its_terminal() {
     let here = folder.path();
     let mut serve = Running::start(here, &["serve", "--region", "lake,size=1MiB"]);
     serve.until("lake");
-    let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY;
-    // Not inherited: whoever watches keeps a terminal there.
-    let flags = flags | rustix::pty::OpenptFlags::CLOEXEC;
-    let screen = rustix::pty::openpt(flags).expect("a terminal");
-    rustix::pty::grantpt(&screen).expect("a terminal of ours");
-    rustix::pty::unlockpt(&screen).expect("a terminal of ours");
-    let name = rustix::pty::ptsname(&screen, Vec::new()).expect("its name");
-    let keyboard = rustix::fs::open(
-        &name,
-        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY,
-        rustix::fs::Mode::empty(),
-    )
-    .expect("its other end");
-    let size = rustix::termios::Winsize {
-        ws_row: 24,
-        ws_col: 80,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    rustix::termios::tcsetwinsize(&keyboard, size).expect("a terminal of ours");
+    let (mut screen, keyboard) = terminal();
     let stdio = || Stdio::from(keyboard.try_clone().expect("a descriptor"));
     let top = Command::new(env!("CARGO_BIN_EXE_portal"))
         .arg("top")
@@ -598,7 +585,6 @@ fn the_view_ends_with_its_terminal() {
         .expect("the binary starts");
     let mut top = Unwatched(top);
     drop(keyboard);
-    let mut screen = std::fs::File::from(screen);
     let (mut seen, mut bytes) = (Vec::new(), [0; 4096]);
     while !seen.windows(4).any(|word| word == b"lake") {
         let read = screen.read(&mut bytes).expect("it draws");
