@@ -26,6 +26,9 @@ use cli::Command;
 use exit::Failure;
 use serde_json::Value;
 use serde_json::json;
+use std::fmt;
+use std::io;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 /// What a command has to say: for people, and for programs.
@@ -64,17 +67,22 @@ fn main() -> ExitCode {
             "kind": failure.kind.word(),
             "exit": failure.kind as u8,
         });
-        println!("{error}");
+        say(&error);
     }
     ExitCode::from(failure.kind as u8)
 }
 
 fn print(as_json: bool, report: &Report) {
     if as_json {
-        println!("{}", report.json);
+        say(&report.json);
     } else if !report.text.is_empty() {
-        println!("{}", report.text);
+        say(&report.text);
     }
+}
+
+/// A line for whoever reads standard output, which may be nobody any more.
+fn say(line: &dyn fmt::Display) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 /// What a command returns.

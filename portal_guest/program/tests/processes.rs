@@ -60,6 +60,10 @@ impl Host {
     }
 
     fn start(&self, peer: PeerId, arguments: &[&str]) -> Process {
+        Process(Some(self.command(peer, arguments).spawn().unwrap()))
+    }
+
+    fn command(&self, peer: PeerId, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portal-guest"));
         command
             .args(["--region", "lake", "--json", "--at"])
@@ -68,7 +72,7 @@ impl Host {
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        Process(Some(command.spawn().unwrap()))
+        command
     }
 }
 
@@ -276,4 +280,16 @@ fn what_cannot_work_says_why() {
     host.admit(PeerId(2), "c");
     let fails = host.start(A, &["ping"]).end();
     told((fails.0, fails.2), 6, "choose one of 1 (b), 2 (c)");
+}
+
+#[test]
+fn nobody_reads_the_report() {
+    let host = Host::new(1 << 20, 2);
+    let recv = ["recv", "--patience", "0.3"];
+    let mut command = host.command(A, &recv);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    command.stdout(writer);
+    let (code, _, err) = Process(Some(command.spawn().unwrap())).end();
+    assert_eq!(code, 7, "{err}");
 }
