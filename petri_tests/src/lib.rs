@@ -16,5 +16,4 @@ pub mod programs;
 pub mod region;
 pub mod scenario;
 pub mod session;
-pub mod side_by_side;
 pub mod vmm;

@@ -221,7 +221,7 @@ page; `target/lab/matrix.json` has each cell with its time.
 nested `/dev/kvm`; stock `qemu` runs on the host under TCG where a test needs no
 nesting, and inside L1 beside the others where it does. Guests are Debian's cloud
 kernel with the same RAM disk and the same static `portal-guest` everywhere. `openvmm`
-is the program that `PORTAL_OPENVMM` names.
+is the program that `PORTAL_OPENVMM` names; its guests with pmem run Debian's 6.12.
 ";
 
 #[cfg(test)]

@@ -188,6 +188,28 @@ impl Process {
         }
     }
 
+    /// Waits until a file that it writes has this many bytes.
+    ///
+    /// # Errors
+    /// As [`Self::says`].
+    pub fn writes(&mut self, file: &Path, bytes: u64, until: Instant) -> Passed {
+        loop {
+            let ended = self.ended();
+            let written = fs::metadata(file).map_or(0, |file| file.len());
+            if written >= bytes {
+                return Ok(());
+            }
+            if ended.is_some() || Instant::now() >= until {
+                return Err(NotPassed::failed(format!(
+                    "{} wrote {written} bytes and no more; it said: {}",
+                    self.name,
+                    last_line(&self.output())
+                )));
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
     /// Sends SIGKILL to it and to what it started, and waits for it.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
@@ -219,6 +241,7 @@ fn kind(name: &str) -> String {
     let end = |c: char| c == '[' && !name.starts_with("anon_inode:");
     match name.trim_start_matches('/') {
         name if name.starts_with("memfd:") => "memfd".to_owned(),
+        name if name.starts_with("dev/pts/") => "terminal".to_owned(),
         name if name.starts_with("dev/") => name.to_owned(),
         name if name.contains(':') => name.split(end).next().unwrap_or(name).to_owned(),
         _ => "file".to_owned(),

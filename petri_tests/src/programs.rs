@@ -32,10 +32,12 @@ pub struct Programs {
     pub kvm_tests: Vec<PathBuf>,
     /// OpenVMM, where `PORTAL_OPENVMM` names one.
     pub openvmm: Option<PathBuf>,
+    /// `portal-lab`, which runs tests inside L1.
+    pub lab: PathBuf,
 }
 
 impl Programs {
-    /// Finds, fetches and builds them on this host.
+    /// Finds, fetches and builds them on this host, but for `lab`, which is there.
     ///
     /// `PORTAL_STATIC` and `PORTAL_GUEST_STATIC` name a `portal` and a static
     /// `portal-guest` that are there already.
@@ -43,7 +45,7 @@ impl Programs {
     /// # Errors
     /// [`LabError::Missing`] for what cannot be had here, [`LabError::Build`] when
     /// cargo fails.
-    pub fn on_host() -> Result<Self, LabError> {
+    pub fn on_host(lab: &Path) -> Result<Self, LabError> {
         let debian = Artifacts::prepare()?;
         let portal = portal()?;
         let portal_guest = match named("PORTAL_GUEST_STATIC") {
@@ -56,6 +58,7 @@ impl Programs {
             portal_guest,
             kvm_tests: Vec::new(),
             openvmm: named("PORTAL_OPENVMM"),
+            lab: lab.to_owned(),
         })
     }
 
@@ -127,6 +130,7 @@ impl Programs {
             portal_guest: at("portal-guest"),
             kvm_tests: tests_inside(),
             openvmm: Some(at("openvmm")).filter(|path| path.exists()),
+            lab: at("portal-lab"),
         }
     }
 }

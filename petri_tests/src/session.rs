@@ -48,6 +48,7 @@ const GUEST_MODULES: &[&str] = &[
     "virtio_pmem",
     "nd_pmem",
     "dax_pmem",
+    "msr",
 ];
 /// Firmware that QEMU loads for a q35 or microvm machine with direct boot.
 const FIRMWARE: &[&str] = &[
@@ -122,15 +123,8 @@ struct Done {
 }
 
 impl Inside {
-    /// Boots it with these cells to run; returns when it has powered off. `lab` is the
-    /// program that runs cells inside.
-    pub fn run(
-        &self,
-        programs: &Programs,
-        lab: &Path,
-        cells: &[(&'static Scenario, Vmm)],
-        folder: &Path,
-    ) {
+    /// Boots it with these cells to run; returns when it has powered off.
+    pub fn run(&self, programs: &Programs, cells: &[(&'static Scenario, Vmm)], folder: &Path) {
         let mut left = cells;
         let mut boots = 0;
         let mut again = None;
@@ -138,8 +132,8 @@ impl Inside {
             boots += 1;
             let at = folder.join(format!("l1-{boots}"));
             let mut told = |job: &JobResult| self.job_ended(job, folder);
-            let ran = machine(programs, lab, left)
-                .and_then(|machine| machine.run_watched(&at, &mut told));
+            let ran =
+                machine(programs, left).and_then(|machine| machine.run_watched(&at, &mut told));
             let error = match ran {
                 Ok(_) => break "L1 has powered off".to_owned(),
                 Err(error) => error,
@@ -237,12 +231,8 @@ fn unpack(output: &str, folder: &Path) -> Option<Cell> {
 }
 
 /// L1 with all programs, and a job a cell.
-fn machine(
-    programs: &Programs,
-    lab: &Path,
-    cells: &[(&'static Scenario, Vmm)],
-) -> Result<Machine, LabError> {
-    let mut machine = equipped(programs, lab)?;
+fn machine(programs: &Programs, cells: &[(&'static Scenario, Vmm)]) -> Result<Machine, LabError> {
+    let mut machine = equipped(programs)?;
     for (scenario, vmm) in cells {
         let command = format!("{INSIDE}/portal-lab inside {} {vmm}", scenario.name);
         let deadline = scenario.limit + BESIDES;
@@ -251,18 +241,18 @@ fn machine(
     Ok(machine)
 }
 
-/// L1 with all programs. `lab` is the program that runs cells.
+/// L1 with all programs.
 ///
 /// # Errors
 /// [`LabError`] when a file cannot be read.
-pub fn equipped(programs: &Programs, lab: &Path) -> Result<Machine, LabError> {
+pub fn equipped(programs: &Programs) -> Result<Machine, LabError> {
     let mut machine = Machine::new(programs.debian.clone())?;
     machine.modules(MODULES)?.memory(MEMORY_MIB);
     machine.guest_modules(&format!("{INSIDE}/modules"), GUEST_MODULES)?;
     machine.background(&format!("{INSIDE}/portal-lab stand-in"));
     let put = |name: &str| format!("{}/{name}", INSIDE.trim_start_matches('/'));
     let mut brought = vec![
-        ("portal-lab", lab),
+        ("portal-lab", programs.lab.as_path()),
         ("portal", &programs.portal),
         ("portal-guest", &programs.portal_guest),
         ("qemu-system-x86_64", &programs.debian.qemu),

@@ -43,7 +43,8 @@ fn main() -> ExitCode {
     let kvm_tests = wanted
         .iter()
         .any(|(s, v)| s.name == scenario::KVM_TESTS && (s.place)(*v) == Place::Inside);
-    let programs = Programs::on_host().and_then(|programs| match kvm_tests {
+    let lab = Path::new(env!("CARGO_BIN_EXE_portal-lab"));
+    let programs = Programs::on_host(lab).and_then(|programs| match kvm_tests {
         true => programs.with_kvm_tests(&folder.join("kvm-tests")),
         false => Ok(programs),
     });
@@ -63,8 +64,7 @@ fn main() -> ExitCode {
             let (programs, inside, folder) =
                 (programs.clone(), Arc::clone(&inside), folder.clone());
             l1 = Some(std::thread::spawn(move || {
-                let lab = Path::new(env!("CARGO_BIN_EXE_portal-lab"));
-                inside.run(&programs, lab, &jobs, &folder);
+                inside.run(&programs, &jobs, &folder);
             }));
         }
     }

@@ -10,7 +10,6 @@ use petri_tests::programs;
 use petri_tests::programs::Programs;
 use petri_tests::scenario;
 use petri_tests::session;
-use petri_tests::side_by_side;
 use petri_tests::vmm::Vmm;
 use std::io;
 use std::path::Path;
@@ -21,11 +20,11 @@ use std::time::Duration;
 
 const USAGE: &str = "\
 usage: portal-lab inside TEST VMM   one cell of the matrix, inside L1
+       portal-lab durable [VMM]     the parts of `pmem_durable` inside L1: a guest of this VMM
+                                    writes; without it, the disk is looked at
        portal-lab page              the Guide's page from target/lab/matrix.json
        portal-lab numbers           measures inside L1 and writes the Guide's page
        portal-lab measure           the part of it that runs inside L1
-       portal-lab beside            `portal-guest bench` under every VMM, in one L1
-       portal-lab beside-inside     the part of it that runs inside L1
        portal-lab run COMMAND       a command for the shell inside L1, for whoever looks
                                     for a mistake
        portal-lab demo              `portal demo` inside L1
@@ -42,6 +41,10 @@ fn main() -> ExitCode {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let ended = match words[..] {
         ["inside", test, vmm] => inside(test, vmm),
+        ["durable"] => scenario::durable::inside(None).map_err(|e| e.to_string()),
+        ["durable", vmm] if Vmm::named(vmm).is_some() => {
+            scenario::durable::inside(Vmm::named(vmm)).map_err(|e| e.to_string())
+        }
         ["page"] => page().map_err(|e| e.to_string()),
         ["numbers"] => numbers().map_err(|e| e.to_string()),
         ["measure"] => numbers::measure_inside().map_err(|e| e.to_string()),
@@ -49,8 +52,6 @@ fn main() -> ExitCode {
             Ok(never) => match never {},
             Err(error) => Err(error.to_string()),
         },
-        ["beside"] => beside().map_err(|e| e.to_string()),
-        ["beside-inside"] => side_by_side::measure_inside().map_err(|e| e.to_string()),
         ["run", command] => run(command).map_err(|e| e.to_string()),
         ["demo"] => demo().map_err(|e| e.to_string()).and_then(|passed| {
             passed
@@ -100,8 +101,9 @@ fn this_program() -> Result<PathBuf, LabError> {
 
 fn run(command: &str) -> Result<(), LabError> {
     let folder = programs::target_folder().join("lab");
-    let programs = Programs::on_host()?.with_kvm_tests(&folder.join("kvm-tests"))?;
-    let mut machine = session::equipped(&programs, &this_program()?)?;
+    let programs =
+        Programs::on_host(&this_program()?)?.with_kvm_tests(&folder.join("kvm-tests"))?;
+    let mut machine = session::equipped(&programs)?;
     machine.job("run", command, BY_HAND);
     let report = machine.run(&folder.join("run"))?;
     for job in &report.jobs {
@@ -111,22 +113,13 @@ fn run(command: &str) -> Result<(), LabError> {
 }
 
 fn numbers() -> Result<(), LabError> {
-    let programs = Programs::on_host()?;
-    let this = this_program()?;
+    let programs = Programs::on_host(&this_program()?)?;
     let folder = programs::target_folder().join("lab/numbers");
-    let figures = numbers::measure(&programs, &this, &folder)?;
+    let figures = numbers::measure(&programs, &folder)?;
     let page = numbers::page(&figures, &commit(), &machine());
     print!("{page}");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Guide/src/lab-figures.md");
     std::fs::write(&path, page).map_err(|source| LabError::File { path, source })
-}
-
-fn beside() -> Result<(), LabError> {
-    let programs = Programs::on_host()?;
-    let folder = programs::target_folder().join("lab/beside");
-    let table = side_by_side::measure(&programs, &this_program()?, &folder)?;
-    print!("{table}");
-    Ok(())
 }
 
 /// The commit that is measured, and whether it is what is in the folder.

@@ -75,6 +75,7 @@ pub struct Machine {
     modules: Vec<String>,
     background: Vec<String>,
     jobs: Vec<Job>,
+    disk: Option<PathBuf>,
     memory_mib: u32,
     cpus: u32,
 }
@@ -92,6 +93,7 @@ impl Machine {
             modules: Vec::new(),
             background: Vec::new(),
             jobs: Vec::new(),
+            disk: None,
             memory_mib: 2048,
             cpus: 2,
         };
@@ -148,6 +150,16 @@ impl Machine {
         self
     }
 
+    /// Gives it a disk, `/dev/vda`: a file of this machine. What its kernel writes there
+    /// is in the file when the emulator is killed; nothing else is.
+    ///
+    /// # Errors
+    /// [`LabError::Module`].
+    pub fn disk(&mut self, file: &Path) -> Result<&mut Self, LabError> {
+        self.disk = Some(file.to_owned());
+        self.modules(&["virtio_pci", "virtio_blk"])
+    }
+
     /// Adds a job.
     pub fn job(&mut self, name: &str, command: &str, deadline: Duration) -> &mut Self {
         self.jobs.push(Job {
@@ -172,8 +184,33 @@ impl Machine {
     /// # Errors
     /// As [`Self::run`].
     pub fn run_watched(
+        self,
+        folder: &Path,
+        ended: &mut dyn FnMut(&JobResult),
+    ) -> Result<MachineReport, LabError> {
+        self.run_until(folder, None, ended)
+    }
+
+    /// Boots it, and kills it with SIGKILL when a job says `when`.
+    ///
+    /// # Errors
+    /// [`LabError::Machine`] when none says it.
+    pub fn run_and_kill(self, folder: &Path, when: &str) -> Result<(), LabError> {
+        let report = self.run_until(folder, Some(when), &mut |_| {})?;
+        let said: Vec<&str> = report.jobs.iter().map(|j| j.output.as_str()).collect();
+        match said.iter().any(|said| said.contains(when)) {
+            true => Ok(()),
+            false => Err(LabError::Machine {
+                what: format!("no {when:?} in {said:?}"),
+                console: report.console,
+            }),
+        }
+    }
+
+    fn run_until(
         mut self,
         folder: &Path,
+        killed: Option<&str>,
         ended: &mut dyn FnMut(&JobResult),
     ) -> Result<MachineReport, LabError> {
         fs::create_dir_all(folder).map_err(file_error(folder))?;
@@ -202,6 +239,10 @@ impl Machine {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
+        if let Some(disk) = &self.disk {
+            let disk = disk.display();
+            qemu.args(["-drive", &format!("file={disk},format=raw,if=virtio")]);
+        }
         let limit = BOOT + self.jobs.iter().map(|j| j.deadline).sum::<Duration>();
         let jobs_so_far = || {
             let output = fs::read(&results).unwrap_or_default();
@@ -213,12 +254,19 @@ impl Machine {
             let new = jobs.iter().skip(told).take_while(|j| j.status.is_some());
             told += new.inspect(|job| ended(job)).count();
         };
-        let outcome = wait(qemu, limit, &mut || tell(&jobs_so_far()));
+        let mut was_killed = false;
+        let outcome = wait(qemu, limit, &mut || {
+            let jobs = jobs_so_far();
+            tell(&jobs);
+            let said = |job: &JobResult| killed.is_some_and(|k| job.output.contains(k));
+            was_killed = jobs.iter().any(said);
+            was_killed
+        });
         let _ = fs::remove_file(&initrd);
         let jobs = jobs_so_far();
         tell(&jobs);
         match outcome {
-            Ok(()) if jobs.iter().all(|j| j.status.is_some()) => {
+            Ok(()) if was_killed || jobs.iter().all(|j| j.status.is_some()) => {
                 Ok(MachineReport { jobs, console })
             }
             Ok(()) => Err(LabError::Died { console }),
@@ -291,7 +339,12 @@ impl Machine {
     }
 }
 
-fn wait(mut command: Command, limit: Duration, look: &mut dyn FnMut()) -> Result<(), String> {
+/// Runs it to its end; kills it when `look` says so.
+fn wait(
+    mut command: Command,
+    limit: Duration,
+    look: &mut dyn FnMut() -> bool,
+) -> Result<(), String> {
     let mut child = command
         .spawn()
         .map_err(|e| format!("{} does not start: {e}", command.get_program().display()))?;
@@ -308,7 +361,11 @@ fn wait(mut command: Command, limit: Duration, look: &mut dyn FnMut()) -> Result
             }
             Ok(None) if Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(100));
-                look();
+                if look() {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    return Ok(());
+                }
             }
             Ok(None) => {
                 let _ = child.kill();

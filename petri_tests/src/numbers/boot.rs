@@ -1,8 +1,8 @@
 //! From the start of the VMM's process to the first line of our init.
 
-use super::Baseline;
 use super::Figure;
-use super::Samples;
+use super::Taken;
+use super::turns;
 use crate::ended::Passed;
 use crate::guest::Guest;
 use crate::lab::Lab;
@@ -14,37 +14,21 @@ use std::time::Instant;
 /// Boots of each VMM of which the median counts.
 const ROUNDS: usize = 3;
 
-pub(super) fn measure(lab: &Lab) -> Passed<Figure> {
+pub(super) fn measure(lab: &Lab) -> Passed<Vec<Figure>> {
     let guest = [Guest::new("boot")];
     // One RAM disk for all.
     let files = vmm::prepare(lab, &guest)?;
-    let mut ours = Vec::new();
-    let mut theirs = Vec::new();
-    for round in 0..ROUNDS {
-        // Who goes first changes: neither has the warmer cache throughout.
-        let order = match round % 2 {
-            0 => [Vmm::PortalVmm, Vmm::Qemu],
-            _ => [Vmm::Qemu, Vmm::PortalVmm],
-        };
-        for vmm in order {
-            let took = once(lab, vmm, &files)?;
-            match vmm {
-                Vmm::PortalVmm => ours.push(took),
-                Vmm::Qemu | Vmm::OpenVmm => theirs.push(took),
-            }
-        }
+    let mut taken = Taken::default();
+    for vmm in turns(lab, ROUNDS) {
+        taken.add(vmm, [once(lab, vmm, &files)?]);
     }
     lab.tidy();
-    Ok(Figure {
-        what: "guest boot, from starting the VMM to our init".to_owned(),
-        unit: "s".to_owned(),
-        ours: Samples(ours),
-        baselines: vec![Baseline {
-            what: "QEMU q35, direct boot of the same kernel and RAM disk".to_owned(),
-            samples: Samples(theirs),
-            bar: Some(0.7),
-        }],
-    })
+    Ok(taken.figures(
+        "guest boot, from starting the VMM to our init",
+        "s",
+        "QEMU q35, direct boot of the same kernel and RAM disk",
+        Some(0.7),
+    ))
 }
 
 fn once(lab: &Lab, vmm: Vmm, files: &[GuestFiles<'_>]) -> Passed<f64> {

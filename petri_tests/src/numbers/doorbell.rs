@@ -1,15 +1,17 @@
 //! Doorbell round trips, user space to user space, with both programs asleep until
-//! their doorbell.
+//! their doorbell; and bytes through a ring of the region.
 //!
-//! A pair of guests makes several runs, so that what is booted is used; pairs of both
+//! A pair of guests makes several runs, so that what is booted is used; pairs of all
 //! VMMs take turns.
 
 use super::Baseline;
 use super::Counted;
 use super::Figure;
 use super::Samples;
+use super::Taken;
 use super::exits;
 use super::exits::Counters;
+use super::turns;
 use crate::ended::NotPassed;
 use crate::ended::Passed;
 use crate::ended::check;
@@ -28,6 +30,11 @@ const RUNS: usize = 4;
 const SHORT: u32 = 100;
 /// Seconds that one run may take.
 const STEP: u64 = 60;
+/// Runs of `bench` that a pair makes, and what each of its measurements takes.
+const BENCHES: usize = 2;
+const BENCH: &str = "--seconds 0.5";
+/// Pairs of each VMM.
+const ROUNDS: usize = 2;
 /// Between two runs, so that the counters of one do not hold the next one's start.
 const PAUSE: &str = "sleep 0.3";
 
@@ -37,55 +44,53 @@ struct Pair {
     milliseconds: Vec<f64>,
     /// What each round trip took of KVM's counters.
     rates: Vec<(String, f64)>,
+    /// MiB a second through a ring.
+    rings: Vec<f64>,
 }
 
 pub(super) fn measure(lab: &Lab) -> Passed<(Vec<Figure>, Vec<Counted>)> {
-    let mut ours = Vec::new();
-    let mut theirs = Vec::new();
-    let mut counted = Vec::new();
-    let order = [Vmm::PortalVmm, Vmm::Qemu, Vmm::Qemu, Vmm::PortalVmm];
-    for (n, vmm) in order.into_iter().enumerate() {
-        let pair = pair(lab, vmm, "vfio", n)?;
-        match vmm {
-            Vmm::PortalVmm => ours.extend(pair.milliseconds),
-            Vmm::Qemu | Vmm::OpenVmm => theirs.extend(pair.milliseconds),
-        }
-        if n < 2 {
-            counted.push(Counted {
-                of: format!("{vmm}, MSI-X"),
-                rates: pair.rates,
-            });
+    let mut trips = Taken::default();
+    let mut rings = Taken::default();
+    let mut counted: Vec<Counted> = Vec::new();
+    let mut pairs = 0;
+    for vmm in turns(lab, ROUNDS) {
+        let pair = pair(lab, vmm, "vfio", pairs)?;
+        pairs += 1;
+        trips.add(vmm, pair.milliseconds);
+        rings.add(vmm, pair.rings);
+        let of = format!("{vmm}, MSI-X");
+        if !counted.iter().any(|counted| counted.of == of) {
+            let rates = pair.rates;
+            counted.push(Counted { of, rates });
         }
     }
-    let intx = pair(lab, Vmm::PortalVmm, "uio", order.len())?;
+    let intx = pair(lab, Vmm::PortalVmm, "uio", pairs)?;
     counted.push(Counted {
         of: format!("{}, INTx", Vmm::PortalVmm),
         rates: intx.rates,
     });
-    let msix = Samples(ours);
-    let figures = vec![
-        Figure {
-            what: "doorbell round trip, guest user space to guest user space, MSI-X by VFIO"
-                .to_owned(),
-            unit: "ms".to_owned(),
-            ours: msix.clone(),
-            baselines: vec![Baseline {
-                what: "QEMU ivshmem-doorbell, the same program".to_owned(),
-                samples: Samples(theirs),
-                bar: Some(1.0),
-            }],
-        },
-        Figure {
-            what: "the same by INTx, `uio_pci_generic` (QEMU's ivshmem has none)".to_owned(),
-            unit: "ms".to_owned(),
-            ours: Samples(intx.milliseconds),
-            baselines: vec![Baseline {
-                what: "ours by MSI-X".to_owned(),
-                samples: msix,
-                bar: None,
-            }],
-        },
-    ];
+    let theirs = "QEMU ivshmem-doorbell, the same program";
+    let mut figures = trips.figures(
+        "doorbell round trip, guest user space to guest user space, MSI-X by VFIO",
+        "ms",
+        theirs,
+        Some(1.0),
+    );
+    figures.push(Figure {
+        what: format!(
+            "the same by INTx, `uio_pci_generic` (QEMU's ivshmem has none): `{}`",
+            Vmm::PortalVmm
+        ),
+        unit: "ms".to_owned(),
+        ours: Samples(intx.milliseconds),
+        baselines: vec![Baseline {
+            what: "the same by MSI-X".to_owned(),
+            samples: trips.of(Vmm::PortalVmm),
+            bar: None,
+        }],
+    });
+    let what = "bytes through a ring of the region, guest to guest (more is better)";
+    figures.extend(rings.figures(what, "MiB/s", theirs, None));
     Ok((figures, counted))
 }
 
@@ -100,6 +105,11 @@ fn pair(lab: &Lab, vmm: Vmm, bell: &str, n: usize) -> Passed<Pair> {
         let ping = format!("{program} ping --to {to} --wait sleep --count {trips}");
         a = a.step(&format!("pong{run}"), STEP, &format!("{program} pong"));
         b = b.step(&format!("ping{run}"), STEP, &ping).line(PAUSE);
+    }
+    for run in 0..BENCHES {
+        let bench = format!("{program} bench --to {to} {BENCH}");
+        a = a.step(&format!("served{run}"), STEP, &format!("{program} pong"));
+        b = b.step(&format!("bench{run}"), STEP, &bench);
     }
     // A pair's switchboard appends to this; what the last one said is not of this one.
     let _ = std::fs::remove_file(lab.folder.join("switchboard.log"));
@@ -120,12 +130,20 @@ fn pair(lab: &Lab, vmm: Vmm, bell: &str, n: usize) -> Passed<Pair> {
         let median = median.ok_or_else(|| NotPassed::failed(format!("no median in {ping}")))?;
         milliseconds.push(median / 1e6);
     }
+    let mut rings = Vec::new();
+    for run in 0..BENCHES {
+        let bench = group.json(1, &format!("bench{run}"), lab)?;
+        let rate = bench["throughput"]["bytes_per_second"].as_f64();
+        let rate = rate.ok_or_else(|| NotPassed::failed(format!("no rate in {bench}")))?;
+        rings.push(rate / f64::from(1 << 20));
+    }
     group.ends_well(lab)?;
     lab.tidy();
     let counted = milliseconds.split_off(2);
     Ok(Pair {
         milliseconds: counted,
         rates: rates(&used),
+        rings,
     })
 }
 

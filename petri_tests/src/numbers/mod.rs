@@ -3,12 +3,12 @@
 //! | figure | file |
 //! |---|---|
 //! | guest boot, from starting the VMM to our init | `boot` |
-//! | doorbell round trip between two guests | `doorbell` |
+//! | doorbell round trip and ring throughput between two guests | `doorbell` |
 //! | what KVM did meanwhile | `exits` |
 //! | the Guide's page | `page` |
 //!
-//! Clocks under TCG say nothing about real time; what two VMMs cost in the same L1 can
-//! still be compared.
+//! Clocks under TCG say nothing about real time; what VMMs cost in the same L1 can
+//! still be compared. OpenVMM is one of them where `PORTAL_OPENVMM` names one.
 
 mod boot;
 mod doorbell;
@@ -23,13 +23,15 @@ use crate::lab::Lab;
 use crate::lab::LabError;
 use crate::programs::Programs;
 use crate::session;
+use crate::vmm::Vmm;
 use serde::Deserialize;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 /// What the measurement inside L1 may take: several times what a quiet machine needs.
-const LIMIT: Duration = Duration::from_secs(400);
+const LIMIT: Duration = Duration::from_secs(600);
 /// Starts the line with the result.
 const MARK: &str = "##numbers ";
 
@@ -88,6 +90,52 @@ impl Figure {
     }
 }
 
+/// The VMMs that are there, each this many times, and not always in the same order: none
+/// has the warmer cache throughout.
+fn turns(lab: &Lab, rounds: usize) -> Vec<Vmm> {
+    let there = |vmm: &Vmm| *vmm != Vmm::OpenVmm || lab.programs.openvmm.is_some();
+    let all: Vec<Vmm> = Vmm::ALL.into_iter().filter(there).collect();
+    let mut turns = Vec::new();
+    for round in 0..rounds {
+        match round % 2 {
+            0 => turns.extend(all.iter().copied()),
+            _ => turns.extend(all.iter().rev().copied()),
+        }
+    }
+    turns
+}
+
+/// Samples of one thing under several VMMs.
+#[derive(Debug, Default)]
+struct Taken(BTreeMap<Vmm, Vec<f64>>);
+
+impl Taken {
+    fn add(&mut self, vmm: Vmm, samples: impl IntoIterator<Item = f64>) {
+        self.0.entry(vmm).or_default().extend(samples);
+    }
+
+    fn of(&self, vmm: Vmm) -> Samples {
+        Samples(self.0.get(&vmm).cloned().unwrap_or_default())
+    }
+
+    /// A figure for each VMM but QEMU, which is the baseline. Only `portal_vmm` is held to
+    /// the bar: OpenVMM may be built without optimisation.
+    fn figures(&self, what: &str, unit: &str, qemu: &str, bar: Option<f64>) -> Vec<Figure> {
+        let others = self.0.keys().filter(|vmm| **vmm != Vmm::Qemu);
+        let figure = |&vmm: &Vmm| Figure {
+            what: format!("{what}: `{vmm}`"),
+            unit: unit.to_owned(),
+            ours: self.of(vmm),
+            baselines: vec![Baseline {
+                what: qemu.to_owned(),
+                samples: self.of(Vmm::Qemu),
+                bar: bar.filter(|_| vmm == Vmm::PortalVmm),
+            }],
+        };
+        others.map(figure).collect()
+    }
+}
+
 /// What KVM counted in one VMM, for each round trip.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Counted {
@@ -104,6 +152,8 @@ pub struct Figures {
     pub kernel: String,
     /// The QEMU that is compared with.
     pub qemu: String,
+    /// The OpenVMM that ran too, if any.
+    pub openvmm: Option<String>,
     /// The figures.
     pub figures: Vec<Figure>,
     /// What KVM counted during doorbell round trips.
@@ -114,8 +164,8 @@ pub struct Figures {
 ///
 /// # Errors
 /// [`LabError`] when L1 does not come to its end, or a measurement fails in it.
-pub fn measure(programs: &Programs, lab: &Path, folder: &Path) -> Result<Figures, LabError> {
-    let mut machine = session::equipped(programs, lab)?;
+pub fn measure(programs: &Programs, folder: &Path) -> Result<Figures, LabError> {
+    let mut machine = session::equipped(programs)?;
     machine.job("numbers", "/lab/portal-lab measure", LIMIT);
     let report = machine.run(folder)?;
     let output = report.jobs.first().map_or("", |job| job.output.as_str());
@@ -135,12 +185,17 @@ pub fn measure_inside() -> Passed {
     let folder = Path::new("/tmp/numbers");
     let lab = Lab::new(Programs::inside(), folder, LIMIT, true)?;
     exits::mount()?;
-    let mut figures = vec![boot::measure(&lab)?];
+    let mut figures = boot::measure(&lab)?;
     let (round_trips, counted) = doorbell::measure(&lab)?;
     figures.extend(round_trips);
+    let openvmm = match &lab.programs.openvmm {
+        Some(openvmm) => Some(first_word(&lab, openvmm, &["--version"])?),
+        None => None,
+    };
     let all = Figures {
         kernel: first_word(&lab, "uname", &["-r"])?,
         qemu: first_word(&lab, &lab.programs.debian.qemu, &["--version"])?,
+        openvmm,
         figures,
         counted,
     };

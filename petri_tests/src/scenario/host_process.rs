@@ -62,8 +62,10 @@ pub(super) const SWITCHBOARD_KILLED: Scenario = Scenario {
     run: switchboard_killed,
 };
 
-/// Bytes that cross while the switchboard is killed: seconds of work.
+/// Bytes that cross while the switchboard is killed: seconds of work; and how many of
+/// them have come before it is.
 const LONG: u64 = 256 << 20;
+const PART: u64 = 4 << 20;
 
 /// A `portal-guest` as a process of this machine, at the group's switchboard.
 pub(super) fn host_process(
@@ -148,11 +150,11 @@ fn switchboard_killed(lab: &Lab, vmm: Vmm) -> Passed {
     group.joined(0, lab)?;
     let mut steady = host_process(lab, &group, "steady", &["pong"])?;
     group.joined(1, lab)?;
-    let mut first = host_process(lab, &group, "first", &["recv"])?;
+    let bytes = lab.scratch("received");
+    let words = ["recv", "--out", &bytes.display().to_string()];
+    let mut first = host_process(lab, &group, "first", &words)?;
+    first.writes(&bytes, PART, lab.until)?;
     let (running, _) = group.at(0)?;
-    running.says(0, "##begin send", 1, lab.until)?;
-    // Into the transfer, which takes several times as long.
-    std::thread::sleep(Duration::from_secs(1));
     check(running.consoles[0].step("send").is_none(), || {
         "the transfer had ended before the switchboard was killed".to_owned()
     })?;

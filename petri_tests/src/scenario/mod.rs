@@ -3,6 +3,7 @@
 
 mod attach;
 mod boot;
+pub mod durable;
 mod exchange;
 mod group;
 mod host_process;
@@ -10,6 +11,7 @@ mod hostile;
 mod ivshmem2;
 mod pmem;
 mod pmem_rings;
+mod pulse;
 mod returns;
 mod warp;
 
@@ -58,8 +60,10 @@ pub const ALL: &[Scenario] = &[
     ivshmem2::READ_ONLY,
     pmem::PMEM_DAX,
     pmem_rings::PMEM_EXCHANGE,
+    durable::PMEM_DURABLE,
     attach::ATTACH_DETACH,
     returns::KILLED_GUEST,
+    pulse::SAVE_RESTORE,
     host_process::GUESTS_AND_HOST,
     host_process::ALL_KINDS,
     host_process::SWITCHBOARD_KILLED,

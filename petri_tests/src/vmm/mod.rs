@@ -251,7 +251,25 @@ impl Running {
         match &self.inspected {
             Inspected::Never => Err(NotPassed::failed("this VMM shows nothing")),
             Inspected::By(control) => portal_vmm::inspect(lab, control, guest),
-            Inspected::At(keyboard) => openvmm::inspect(lab, &mut self.process, keyboard, counter),
+            Inspected::At(keyboard) => {
+                let (process, line) = (&mut self.process, openvmm::INSPECT);
+                openvmm::typed(lab, process, keyboard, line, counter)
+            }
+        }
+    }
+
+    /// Types a line at the VMM's own console and waits until it says `wanted`.
+    ///
+    /// # Errors
+    /// [`NotPassed::Failed`] when it does not in time, or has no such console.
+    pub fn typed(&mut self, lab: &Lab, line: &str, wanted: &str) -> Passed<String> {
+        match &self.inspected {
+            Inspected::At(keyboard) => {
+                openvmm::typed(lab, &mut self.process, keyboard, line, wanted)
+            }
+            Inspected::Never | Inspected::By(_) => {
+                Err(NotPassed::failed("this VMM has no console of its own"))
+            }
         }
     }
 

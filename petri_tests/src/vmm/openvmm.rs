@@ -12,6 +12,7 @@ use crate::guest::Device;
 use crate::lab::Lab;
 use crate::process::POLL;
 use crate::process::Process;
+use crate::process::last_line;
 use crate::region::Region;
 use crate::region::Source;
 use rustix::io::Errno;
@@ -74,15 +75,20 @@ fn terminal() -> Passed<(File, OwnedFd)> {
 }
 
 /// What OpenVMM's console says of a guest's first device.
-pub(super) fn inspect(
+pub(super) const INSPECT: &str = "x -r vm/pcie:portal0-portal";
+
+/// Types a line at OpenVMM's console; what it says from then on, with a line that has
+/// `wanted`.
+pub(super) fn typed(
     lab: &Lab,
     process: &mut Process,
     mut keyboard: &File,
+    line: &str,
     wanted: &str,
 ) -> Passed<String> {
     let before = process.output().len();
     keyboard
-        .write_all(b"x -r vm/pcie:portal0-portal\r")
+        .write_all(format!("{line}\r").as_bytes())
         .map_err(|e| NotPassed::failed(format!("openvmm's terminal: {e}")))?;
     loop {
         let said = process.output();
@@ -96,7 +102,8 @@ pub(super) fn inspect(
         }
         if Instant::now() >= lab.until {
             return Err(NotPassed::failed(format!(
-                "openvmm does not say {wanted:?}"
+                "openvmm does not say {wanted:?}, but: {}",
+                last_line(&said)
             )));
         }
         std::thread::sleep(POLL);
