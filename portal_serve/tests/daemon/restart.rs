@@ -30,21 +30,27 @@ use std::time::Duration;
 use std::time::Instant;
 
 const SOCKET: &str = "PORTAL_SERVE_TEST_SENDER";
-const MESSAGES: u64 = 3_000_000;
+const MESSAGES: u64 = 300_000;
 const RING: u32 = 7;
 
-/// Waits for a moment, and never for ever.
-fn pause(end: Instant, what: &str) {
-    assert!(Instant::now() < end, "{what}");
-    std::thread::yield_now();
+/// Waits until there is something to get, and never for ever.
+fn get<T>(what: &str, mut try_get: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(got) = try_get() {
+            return got;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{what}");
+        std::thread::yield_now();
+    }
 }
 
 /// Takes events until the peer is attached to another daemon than before.
 fn comes_back(peer: &mut Peer) {
-    let end = Instant::now() + PATIENCE;
-    while peer.wait(Some(PATIENCE)).expect("one life") != Some(Event::Attached) {
-        pause(end, "it comes back");
-    }
+    get("it comes back", || {
+        let event = peer.wait(Some(PATIENCE)).expect("one life");
+        (event == Some(Event::Attached)).then_some(())
+    });
 }
 
 fn sender(own: &mut OwnSection<MappedMem>, to: PeerId) -> SubmitSender<MappedMem> {
@@ -57,14 +63,11 @@ fn sender(own: &mut OwnSection<MappedMem>, to: PeerId) -> SubmitSender<MappedMem
         slots: 64,
     };
     let mut sender = SubmitSender::new(own.create_ring(ring).expect("room")).expect("a ring");
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(cursor) = own.cursor(to, RING).expect("is well formed") {
-            sender.set_cursor(cursor).expect("fits");
-            return sender;
-        }
-        pause(end, "the receiver accepts the ring");
-    }
+    let cursor = get("the receiver accepts the ring", || {
+        own.cursor(to, RING).expect("is well formed")
+    });
+    sender.set_cursor(cursor).expect("fits");
+    sender
 }
 
 /// In the child: sends numbers to peer 0, and looks at its events meanwhile.
@@ -77,7 +80,6 @@ pub(crate) fn send_as_told() {
     let (id, epoch) = (peer.id(), peer.epoch());
     let mut own = peer.section(SECTION).expect("its section");
     let mut sender = sender(&mut own, PeerId(0));
-    let end = Instant::now() + 2 * PATIENCE;
     let mut seen = (false, false);
     let note = |(lost, back), event| {
         (
@@ -90,17 +92,17 @@ pub(crate) fn send_as_told() {
             user_data: number,
             ..SubmitEntry::default()
         };
-        while sender.try_send(&entry).is_err() {
-            pause(end, "the receiver reads");
-        }
+        get("the receiver reads", || sender.try_send(&entry).ok());
         if number % 1000 == 0 {
             seen = note(seen, peer.wait(Some(Duration::ZERO)).expect("one life"));
         }
     }
-    while !seen.1 {
-        pause(end, "it is back");
-        seen = note(seen, peer.wait(Some(PATIENCE)).expect("one life"));
-    }
+    get("it is back", || {
+        if !seen.1 {
+            seen = note(seen, peer.wait(Some(PATIENCE)).expect("one life"));
+        }
+        seen.1.then_some(())
+    });
     assert!(seen.0 && (peer.id(), peer.epoch()) == (id, epoch));
     peer.leave().expect("is attached");
 }
@@ -124,23 +126,15 @@ fn a_killed_daemon_loses_no_message_and_serves_on() {
         let sender = me.neighbours().get(&from);
         sender.is_some_and(|n| n.phase == portal_client::Phase::Ready)
     });
-    let end = Instant::now() + PATIENCE;
-    let place = loop {
-        match own.accept_ring(from, RING) {
-            Ok(place) => break place,
-            Err(_) => pause(end, "the sender makes its ring"),
-        }
-    };
+    let place = get("the sender makes its ring", || {
+        own.accept_ring(from, RING).ok()
+    });
     let mut receiver = SubmitReceiver::new(place).expect("a ring");
     let mut take = |count: u64, next: &mut u64| {
-        let end = Instant::now() + PATIENCE;
         for _ in 0..count {
-            let entry = loop {
-                match receiver.try_recv().expect("is well formed") {
-                    Some(entry) => break entry,
-                    None => pause(end, "the sender sends"),
-                }
-            };
+            let entry = get("the sender sends", || {
+                receiver.try_recv().expect("is well formed")
+            });
             assert_eq!(entry.user_data, *next, "in order, none missing");
             *next += 1;
         }
