@@ -13,9 +13,11 @@ use openvmm_defs::config::PciePortConfig;
 use openvmm_defs::config::PcieRootComplexConfig;
 use portal_resources::PciModel;
 use portal_resources::PortalPciHandle;
+use portal_resources::PortalPmemHandle;
 use portal_resources::RegionAccess;
 use portal_resources::RegionSource;
 use virtio_resources::VirtioPciDeviceHandle;
+use virtio_resources::pmem::VirtioPmemHandle;
 use vm_resource::IntoResource;
 use vm_resource::Resource;
 use vm_resource::kind::PciDeviceHandleKind;
@@ -25,6 +27,10 @@ use vm_resource::kind::VirtioDeviceHandle;
 const DEFAULT_VECTORS: u16 = 2;
 /// The most that a switchboard takes.
 const MOST_VECTORS: u16 = 64;
+/// What memory is mapped in.
+const PAGE: u64 = 4096;
+/// What Linux takes persistent memory in.
+const PMEM_UNIT: u64 = 2 << 20;
 /// Address space for regions below the root complex that is made for devices
 /// without a port.
 const HIGH_MMIO: u64 = 16 << 30;
@@ -47,7 +53,7 @@ pub(crate) fn devices(
         });
         devices.push(PcieDeviceConfig {
             port_name,
-            resource: resource(option).with_context(|| format!("--portal {option:?}"))?,
+            resource: resource(option).with_context(|| shown(option))?,
         });
     }
     if !ports.is_empty() {
@@ -68,13 +74,23 @@ fn resource(option: &PortalCli) -> anyhow::Result<Resource<PciDeviceHandleKind>>
         PortalKindCli::Ivshmem2 => PciModel::IvshmemV2,
     };
     let from_file = matches!(source, RegionSource::File { .. });
+    if let RegionSource::File { path } = &source {
+        let len = file_len(path)?;
+        anyhow::ensure!(
+            len.is_power_of_two() && len >= PAGE,
+            "{path} has {len} bytes: behind a BAR it has to be a power of two, at least {PAGE}; \
+             see truncate(1)"
+        );
+    }
     anyhow::ensure!(
         !(from_file && model == PciModel::IvshmemV2),
         "kind=ivshmem2 needs a switchboard: a file has no peers whose state it could show"
     );
     let vectors = match (from_file, option.vectors) {
         (true, None | Some(0)) => 0,
-        (true, Some(_)) => anyhow::bail!("vectors: a region from a file has no doorbells"),
+        (true, Some(vectors)) => {
+            anyhow::bail!("vectors={vectors}: a region from a file has no doorbells")
+        }
         (false, vectors) => vectors.unwrap_or(DEFAULT_VECTORS),
     };
     anyhow::ensure!(
@@ -90,27 +106,37 @@ fn resource(option: &PortalCli) -> anyhow::Result<Resource<PciDeviceHandleKind>>
     .into_resource())
 }
 
-/// A file as persistent memory: nothing but a virtio-pmem device.
+/// A region as persistent memory; from a file it is a virtio-pmem device as any
+/// other.
 fn pmem(
     option: &PortalCli,
     source: RegionSource,
     access: RegionAccess,
 ) -> anyhow::Result<Resource<PciDeviceHandleKind>> {
-    anyhow::ensure!(
-        option.vectors.is_none(),
-        "vectors: a pmem device has no doorbells"
-    );
-    let RegionSource::File { path } = source else {
-        anyhow::bail!(
-            "kind=pmem takes file=<path>: a switchboard's regions are memory, and nothing in \
-             them lasts"
-        );
-    };
-    let pmem: Resource<VirtioDeviceHandle> = virtio_resources::pmem::VirtioPmemHandle {
-        path,
-        writable: access == RegionAccess::ReadWrite,
+    if let Some(vectors) = option.vectors {
+        anyhow::bail!("vectors={vectors}: a pmem device has no doorbells");
     }
-    .into_resource();
+    let pmem: Resource<VirtioDeviceHandle> = match source {
+        RegionSource::File { path } => {
+            let len = file_len(&path)?;
+            anyhow::ensure!(
+                len != 0 && len % PMEM_UNIT == 0,
+                "{path} has {len} bytes: a pmem device takes a multiple of {PMEM_UNIT}; see \
+                 truncate(1)"
+            );
+            VirtioPmemHandle {
+                path,
+                writable: access == RegionAccess::ReadWrite,
+            }
+            .into_resource()
+        }
+        RegionSource::Switchboard { socket, region } => PortalPmemHandle {
+            socket,
+            region,
+            access,
+        }
+        .into_resource(),
+    };
     Ok(VirtioPciDeviceHandle(pmem).into_resource())
 }
 
@@ -123,8 +149,36 @@ fn source(option: &PortalCli) -> anyhow::Result<RegionSource> {
         (None, None, Some(path)) => Ok(RegionSource::File {
             path: absolute(path)?,
         }),
-        _ => anyhow::bail!("expected region=<name>,switchboard=<path> or file=<path>"),
+        (Some(_), None, None) => anyhow::bail!("switchboard=<path> is missing"),
+        (None, Some(_), None) => anyhow::bail!("region=<name> is missing"),
+        (None, None, None) => {
+            anyhow::bail!("expected region=<name>,switchboard=<path> or file=<path>")
+        }
+        (_, _, Some(_)) => anyhow::bail!(
+            "file=<path> stands in place of region=<name>,switchboard=<path>, not beside it"
+        ),
     }
+}
+
+/// The option as far as an error needs it.
+fn shown(option: &PortalCli) -> String {
+    let keys = [
+        ("region", &option.region),
+        ("switchboard", &option.switchboard),
+        ("file", &option.file),
+    ];
+    let keys: Vec<_> = keys
+        .iter()
+        .filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?)))
+        .collect();
+    format!("--portal {}", keys.join(","))
+}
+
+/// Length of a file that guests can map, in bytes.
+fn file_len(path: &str) -> anyhow::Result<u64> {
+    let metadata = fs_err::metadata(path)?;
+    anyhow::ensure!(metadata.is_file(), "{path} is not a regular file");
+    Ok(metadata.len())
 }
 
 /// The device may be made in a process with another working directory.
@@ -169,4 +223,83 @@ fn root_complex(
         vnode: None,
         preserve_bars: false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::str::FromStr as _;
+
+    fn error(option: &str) -> String {
+        let option = PortalCli::from_str(option).unwrap();
+        format!("{:#}", devices(&[option], &mut Vec::new()).unwrap_err())
+    }
+
+    fn file(len: u64) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(len).unwrap();
+        file
+    }
+
+    #[test]
+    fn an_error_names_what_is_wrong() {
+        let served = "region=lake,switchboard=/s";
+        for (option, expected) in [
+            ("region=lake".to_owned(), "switchboard=<path> is missing"),
+            ("switchboard=/s".to_owned(), "region=<name> is missing"),
+            ("kind=pmem".to_owned(), "expected region=<name>"),
+            (format!("{served},file=/f"), "not beside it"),
+            (format!("{served},vectors=0"), "vectors=0: has to be 1 to"),
+            (format!("{served},vectors=65"), "vectors=65: has to be 1 to"),
+            (format!("{served},kind=pmem,vectors=2"), "no doorbells"),
+            ("file=/nowhere/lake".to_owned(), "/nowhere/lake"),
+            ("file=/".to_owned(), "not a regular file"),
+        ] {
+            let error = error(&option);
+            assert!(error.contains(expected), "{option}: {error}");
+        }
+        for (len, kind) in [
+            (0, "ivshmem"),
+            (5000, "ivshmem"),
+            (0, "pmem"),
+            (PMEM_UNIT + PAGE, "pmem"),
+        ] {
+            let file = file(len);
+            let error = error(&format!("file={},kind={kind}", file.path().display()));
+            assert!(error.contains(&format!("has {len} bytes")), "{error}");
+        }
+        assert!(PortalCli::from_str("file=/f,kind=foo").is_err());
+        assert!(PortalCli::from_str("file=/f,access=wo").is_err());
+        assert!(PortalCli::from_str("file=/f,colour=red").is_err());
+    }
+
+    #[test]
+    fn devices_without_a_port_get_a_root_complex() {
+        let file = file(3 * PMEM_UNIT);
+        let file = file.path().display();
+        let options = [
+            "region=lake,switchboard=/s".to_owned(),
+            "region=lake,switchboard=/s,kind=pmem,access=ro,pcie_port=rp0".to_owned(),
+            format!("file={file},kind=pmem"),
+        ]
+        .map(|option| PortalCli::from_str(&option).unwrap());
+        let mut complexes = Vec::new();
+        let devices = devices(&options, &mut complexes).unwrap();
+        let devices: Vec<_> = devices
+            .iter()
+            .map(|device| (device.port_name.as_str(), device.resource.id()))
+            .collect();
+        assert_eq!(
+            devices,
+            [
+                ("portal0", "portal"),
+                ("rp0", "virtio"),
+                ("portal1", "virtio")
+            ]
+        );
+        let [complex] = &complexes[..] else {
+            panic!("one root complex")
+        };
+        assert_eq!(complex.ports.len(), 2);
+    }
 }

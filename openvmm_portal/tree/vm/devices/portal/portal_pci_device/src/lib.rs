@@ -23,6 +23,7 @@
 
 mod binding;
 mod inspection;
+pub mod pmem;
 pub mod resolver;
 mod saved_state;
 #[cfg(test)]

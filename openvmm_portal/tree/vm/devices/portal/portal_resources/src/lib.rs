@@ -8,6 +8,7 @@
 use mesh::MeshPayload;
 use vm_resource::ResourceId;
 use vm_resource::kind::PciDeviceHandleKind;
+use vm_resource::kind::VirtioDeviceHandle;
 
 /// Where a region comes from.
 #[derive(Clone, Debug, PartialEq, MeshPayload)]
@@ -61,4 +62,20 @@ pub struct PortalPciHandle {
 
 impl ResourceId<PciDeviceHandleKind> for PortalPciHandle {
     const ID: &'static str = "portal";
+}
+
+/// Handle for a served region as persistent memory behind virtio-pmem. A file is
+/// `virtio_resources::pmem::VirtioPmemHandle`'s.
+#[derive(Debug, MeshPayload)]
+pub struct PortalPmemHandle {
+    /// Path of the switchboard's Portal socket.
+    pub socket: String,
+    /// Name of the region.
+    pub region: String,
+    /// What the guest may do with the region.
+    pub access: RegionAccess,
+}
+
+impl ResourceId<VirtioDeviceHandle> for PortalPmemHandle {
+    const ID: &'static str = "portal-pmem";
 }

@@ -103,15 +103,21 @@ async fn offers_the_shared_memory_region_feature(driver: DefaultDriver) {
 
 #[async_test]
 async fn the_whole_region_is_backed(driver: DefaultDriver) {
-    // The driver takes the region's length, a power of two, for the device's.
-    let mut device = device(driver, LEAST + 4096, true);
-    let size = device.traits().shared_memory.size as usize;
-    let mut end = 0;
-    for (offset, len, _) in mapped(&mut device) {
-        assert_eq!(offset, end);
-        end += len;
+    // The driver takes the region's length for the device's.
+    for (file, region) in [
+        (4096, LEAST),
+        (LEAST + 4096, 2 * LEAST),
+        (3 * LEAST, 3 * LEAST),
+    ] {
+        let mut device = device(driver.clone(), file, true);
+        assert_eq!(device.traits().shared_memory.size, region);
+        let mut end = 0;
+        for (offset, len, _) in mapped(&mut device) {
+            assert_eq!(offset, end);
+            end += len;
+        }
+        assert_eq!(end as u64, region);
     }
-    assert_eq!(end, size);
 }
 
 #[async_test]
