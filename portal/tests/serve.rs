@@ -14,7 +14,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
 fn it_says_what_qemu_needs_serves_and_stops_at_sigterm() {

@@ -23,7 +23,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(30);
 const QEMU: &str = "qemu-system-x86_64";
 
 /// Both partitions run the built-in guest as an image of their own, so that this
