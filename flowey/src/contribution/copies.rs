@@ -68,7 +68,12 @@ fn manifest(text: &str) -> anyhow::Result<String> {
         }
         write!(out, "\n[{section}]\n")?;
         for (key, value) in entries {
-            writeln!(out, "{key} = {value}")?;
+            // The house rules there: a table of one entry is dotted.
+            let mut table = value.as_table().into_iter().flatten();
+            match (table.next(), table.next()) {
+                (Some((inner, value)), None) => writeln!(out, "{key}.{inner} = {value}")?,
+                _ => writeln!(out, "{key} = {value}")?,
+            }
         }
     }
     out.push_str("\n[lints]\nworkspace = true\n");

@@ -96,7 +96,7 @@ impl World {
             ours.path(),
             "cores/lamp/Cargo.toml",
             "[package]\nname = \"lamp\"\nversion.workspace = true\n\n[dependencies]\n\
-             wire = { workspace = true, features = [\"std\"] }\n\n\
+             plug.workspace = true\nwire = { workspace = true, features = [\"std\"] }\n\n\
              [dev-dependencies]\nproptest.workspace = true\n",
         );
         Self {
@@ -137,7 +137,9 @@ fn a_copied_crate_has_their_header_and_no_tests() {
         "// Copyright (c) Microsoft Corporation.\n// Licensed under the MIT License.\n\n\
          //! A lamp.\n"
     );
-    let manifest: toml::Table = world.read("vm/lamp/Cargo.toml").parse().unwrap();
+    let manifest = world.read("vm/lamp/Cargo.toml");
+    assert!(manifest.contains("\nplug.workspace = true\n"), "{manifest}");
+    let manifest: toml::Table = manifest.parse().unwrap();
     let wire = &manifest["dependencies"]["wire"];
     assert_eq!(wire["features"].as_array().unwrap().len(), 1);
     assert_eq!(manifest["lints"]["workspace"].as_bool(), Some(true));
