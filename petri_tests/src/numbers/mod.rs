@@ -31,7 +31,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// What the measurement inside L1 may take: several times what a quiet machine needs.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(1200);
 /// Starts the line with the result.
 const MARK: &str = "##numbers ";
 
@@ -91,7 +91,8 @@ impl Figure {
 }
 
 /// The VMMs that are there, each this many times, and not always in the same order: none
-/// has the warmer cache throughout.
+/// has the warmer cache throughout. OpenVMM, which takes longest, is left out of every
+/// second round.
 fn turns(lab: &Lab, rounds: usize) -> Vec<Vmm> {
     let there = |vmm: &Vmm| *vmm != Vmm::OpenVmm || lab.programs.openvmm.is_some();
     let all: Vec<Vmm> = Vmm::ALL.into_iter().filter(there).collect();
@@ -99,7 +100,7 @@ fn turns(lab: &Lab, rounds: usize) -> Vec<Vmm> {
     for round in 0..rounds {
         match round % 2 {
             0 => turns.extend(all.iter().copied()),
-            _ => turns.extend(all.iter().rev().copied()),
+            _ => turns.extend(all.iter().rev().filter(|vmm| **vmm != Vmm::OpenVmm)),
         }
     }
     turns

@@ -63,7 +63,8 @@ fn save_restore(lab: &Lab, vmm: Vmm) -> Passed {
     pulsed.reboots = true;
     let mut group = Group::served(lab, REGION)?;
     group.join(lab, vmm, &other)?;
-    group.joined(0, lab)?;
+    // One boots after the other.
+    group.says(0, "##begin cut", lab)?;
     group.join(lab, vmm, &pulsed)?;
     group.says(0, "##middle", lab)?;
     let (running, _) = group.at(1)?;
