@@ -4,7 +4,7 @@
 //! A VM's place in a region: which peer it is, what memory it may map, whom it
 //! can ring and on what it is rung, and what it is told of the others.
 //!
-//! The switchboard is asked on a thread of this crate's own ([`link`]): it may
+//! The switchboard is asked on a thread of this crate's own (`link`): it may
 //! be slow, or away, and a device must not wait for it. What the thread hears
 //! comes through a channel ([`Member::poll`]). Rings and data do not pass the
 //! switchboard, so they go on while it is away.

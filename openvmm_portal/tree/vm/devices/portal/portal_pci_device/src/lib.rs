@@ -8,7 +8,7 @@
 //! VMM. It is given what happens, and gives back what should stand: this BAR
 //! trapped here, that part of the region mapped there, this doorbell routed,
 //! that vector connected. This crate carries that out in OpenVMM's words
-//! ([`binding`]), and brings in what the other peers of the region do
+//! (`binding`), and brings in what the other peers of the region do
 //! ([`Member`]).
 //!
 //! Doorbells take no detour where the host can help: a store of the guest to
