@@ -32,58 +32,6 @@ pub(crate) enum Function {
     Absent,
 }
 
-/// One naturally aligned piece of an access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Piece {
-    /// Where it lies in the access's data.
-    pub(crate) at: usize,
-    /// Offset of its first byte from the start of the space accessed.
-    pub(crate) offset: u64,
-    /// Width in bytes.
-    pub(crate) len: u8,
-}
-
-/// Cuts `[offset, offset + len)` into naturally aligned pieces of 1, 2, 4 or (up
-/// to `widest`) 8 bytes.
-pub(crate) fn pieces(offset: u64, len: usize, widest: u8) -> impl Iterator<Item = Piece> {
-    let mut at = 0usize;
-    std::iter::from_fn(move || {
-        let left = len.checked_sub(at).filter(|left| *left > 0)?;
-        let here = offset.wrapping_add(at as u64);
-        let width = [8u8, 4, 2, 1].into_iter().find(|width| {
-            *width <= widest
-                && usize::from(*width) <= left
-                && here.is_multiple_of(u64::from(*width))
-        })?;
-        let piece = Piece {
-            at,
-            offset: here,
-            len: width,
-        };
-        at += usize::from(width);
-        Some(piece)
-    })
-}
-
-/// Takes the low `len` bytes of `value` into a part of `data`.
-pub(crate) fn put(data: &mut [u8], piece: Piece, value: u64) {
-    let bytes = value.to_le_bytes();
-    let to = data.iter_mut().skip(piece.at).take(piece.len.into());
-    for (to, from) in to.zip(bytes) {
-        *to = from;
-    }
-}
-
-/// The value of a part of `data`.
-pub(crate) fn get(data: &[u8], piece: Piece) -> u64 {
-    let mut bytes = [0; 8];
-    let from = data.iter().skip(piece.at).take(piece.len.into());
-    for (to, from) in bytes.iter_mut().zip(from) {
-        *to = *from;
-    }
-    u64::from_le_bytes(bytes)
-}
-
 /// Function and register of an offset into the ECAM of bus 0.
 pub(crate) fn ecam(offset: u64) -> (Function, u16) {
     let register = (offset % FUNCTION) as u16;
@@ -162,24 +110,6 @@ impl ConfigPorts {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn any_access_is_cut_into_aligned_pieces_without_gap() {
-        for offset in 0..16u64 {
-            for len in 0..=8usize {
-                for widest in [4, 8] {
-                    let mut next = 0;
-                    for piece in pieces(offset, len, widest) {
-                        assert_eq!(piece.at, next);
-                        assert!(piece.offset.is_multiple_of(piece.len.into()));
-                        assert!(piece.len <= widest);
-                        next += usize::from(piece.len);
-                    }
-                    assert_eq!(next, len, "offset {offset}");
-                }
-            }
-        }
-    }
 
     #[test]
     fn ecam_offsets_name_slot_function_and_register() {

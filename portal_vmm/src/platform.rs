@@ -39,6 +39,7 @@ use crate::virtqueue::QueueMemory;
 use portal_boot_abi as abi;
 use portal_device::Access;
 use portal_device::Input;
+use portal_device::access;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -352,7 +353,7 @@ impl VcpuPlatform {
         let Some(mut binding) = self.platform.device(device) else {
             return Ok(());
         };
-        for piece in pci::pieces(found.offset, len, 8) {
+        for piece in access::pieces(found.offset, len, 8) {
             let on = &self.platform.resources;
             binding.collect_pending(bar, piece.offset, on)?;
             let input = Input::BarRead {
@@ -360,7 +361,7 @@ impl VcpuPlatform {
                 offset: piece.offset,
                 len: piece.len,
             };
-            pci::put(data, piece, binding.step(input, on)?);
+            access::put(data, piece, binding.step(input, on)?);
         }
         Ok(())
     }
@@ -393,12 +394,12 @@ impl VcpuPlatform {
         let Some(mut binding) = self.platform.device(device) else {
             return Ok(());
         };
-        for piece in pci::pieces(offset, clip(data.len(), left), 8) {
+        for piece in access::pieces(offset, clip(data.len(), left), 8) {
             let input = Input::BarWrite {
                 bar,
                 offset: piece.offset,
                 len: piece.len,
-                value: pci::get(data, piece),
+                value: access::get(data, piece),
             };
             binding.step(input, &self.platform.resources)?;
         }
@@ -436,10 +437,10 @@ impl ExitHandler for VcpuPlatform {
             }
             Some(PortAccess::Config(function, register)) => {
                 drop(ports);
-                for piece in pci::pieces(register.into(), data.len(), 4) {
+                for piece in access::pieces(register.into(), data.len(), 4) {
                     let at = piece.offset as u16;
                     let value = self.platform.config_read(function, at, piece.len)?;
-                    pci::put(data, piece, value);
+                    access::put(data, piece, value);
                 }
             }
             Some(PortAccess::Nothing) => {}
@@ -471,8 +472,8 @@ impl ExitHandler for VcpuPlatform {
             Some(PortAccess::Latch) => ports.set_latch(word),
             Some(PortAccess::Config(function, register)) => {
                 drop(ports);
-                for piece in pci::pieces(register.into(), data.len(), 4) {
-                    let value = pci::get(data, piece) as u32;
+                for piece in access::pieces(register.into(), data.len(), 4) {
+                    let value = access::get(data, piece) as u32;
                     let at = piece.offset as u16;
                     self.platform.config_write(function, at, piece.len, value)?;
                 }
@@ -500,9 +501,9 @@ impl ExitHandler for VcpuPlatform {
             }) => {
                 data.fill(0xFF);
                 let iommu = self.platform.iommu();
-                for piece in pci::pieces(*offset, clip(data.len(), *left), iommu::WORD) {
+                for piece in access::pieces(*offset, clip(data.len(), *left), iommu::WORD) {
                     if piece.len == iommu::WORD {
-                        pci::put(data, piece, iommu.read(piece.offset).into());
+                        access::put(data, piece, iommu.read(piece.offset).into());
                     }
                 }
                 Ok(())
@@ -513,10 +514,10 @@ impl ExitHandler for VcpuPlatform {
                 left,
             }) => {
                 data.fill(0xFF);
-                for piece in pci::pieces(*offset, clip(data.len(), *left), 4) {
+                for piece in access::pieces(*offset, clip(data.len(), *left), 4) {
                     let (function, register) = pci::ecam(piece.offset);
                     let value = self.platform.config_read(function, register, piece.len)?;
-                    pci::put(data, piece, value);
+                    access::put(data, piece, value);
                 }
                 Ok(())
             }
@@ -596,10 +597,10 @@ impl ExitHandler for VcpuPlatform {
                 left,
             }) => {
                 let mut iommu = self.platform.iommu();
-                for piece in pci::pieces(*offset, clip(data.len(), *left), iommu::WORD) {
+                for piece in access::pieces(*offset, clip(data.len(), *left), iommu::WORD) {
                     // A narrower store is to no register.
                     if piece.len == iommu::WORD {
-                        iommu.write(piece.offset, pci::get(data, piece) as u32);
+                        iommu.write(piece.offset, access::get(data, piece) as u32);
                     }
                 }
                 Ok(())
@@ -609,9 +610,9 @@ impl ExitHandler for VcpuPlatform {
                 offset,
                 left,
             }) => {
-                for piece in pci::pieces(*offset, clip(data.len(), *left), 4) {
+                for piece in access::pieces(*offset, clip(data.len(), *left), 4) {
                     let (function, register) = pci::ecam(piece.offset);
-                    let value = pci::get(data, piece) as u32;
+                    let value = access::get(data, piece) as u32;
                     self.platform
                         .config_write(function, register, piece.len, value)?;
                 }

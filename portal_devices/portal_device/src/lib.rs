@@ -18,6 +18,7 @@
 //! Left out: threads, file descriptors, guest memory, time. A device holds none
 //! of them.
 
+pub mod access;
 mod bar;
 mod counter;
 mod effect;
@@ -25,6 +26,7 @@ pub mod guard;
 mod input;
 pub mod inspect;
 pub mod saved;
+pub mod standing;
 
 pub use bar::{BarBacking, BarInfo, BarKind};
 pub use counter::Counter;

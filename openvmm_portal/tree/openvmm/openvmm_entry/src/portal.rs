@@ -102,6 +102,7 @@ fn resource(option: &PortalCli) -> anyhow::Result<Resource<PciDeviceHandleKind>>
         model,
         access,
         vectors,
+        peer: option.peer,
     }
     .into_resource())
 }
@@ -134,6 +135,7 @@ fn pmem(
             socket,
             region,
             access,
+            peer: option.peer,
         }
         .into_resource(),
     };
@@ -146,6 +148,9 @@ fn source(option: &PortalCli) -> anyhow::Result<RegionSource> {
             socket: absolute(socket)?,
             region: region.clone(),
         }),
+        (None, None, Some(_)) if option.peer.is_some() => {
+            anyhow::bail!("peer: a region from a file has no peers")
+        }
         (None, None, Some(path)) => Ok(RegionSource::File {
             path: absolute(path)?,
         }),
@@ -252,6 +257,7 @@ mod tests {
             (format!("{served},vectors=0"), "vectors=0: has to be 1 to"),
             (format!("{served},vectors=65"), "vectors=65: has to be 1 to"),
             (format!("{served},kind=pmem,vectors=2"), "no doorbells"),
+            ("file=/f,peer=1".to_owned(), "a file has no peers"),
             ("file=/nowhere/lake".to_owned(), "/nowhere/lake"),
             ("file=/".to_owned(), "not a regular file"),
         ] {

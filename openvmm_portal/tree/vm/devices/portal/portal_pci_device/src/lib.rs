@@ -9,7 +9,7 @@
 //! trapped here, that part of the region mapped there, this doorbell routed,
 //! that vector connected. This crate carries that out in OpenVMM's words
 //! (`binding`), and brings in what the other peers of the region do
-//! ([`Member`]).
+//! ([`portal_client::seat`]).
 //!
 //! Doorbells take no detour where the host can help: a store of the guest to
 //! another peer's vector is a registered doorbell on that peer's event, and the
@@ -23,12 +23,12 @@
 
 mod binding;
 mod inspection;
+mod line;
 pub mod pmem;
 pub mod resolver;
 mod saved_state;
 #[cfg(test)]
 mod tests;
-mod vector;
 
 use binding::Binding;
 use chipset_device::ChipsetDevice;
@@ -38,16 +38,19 @@ use chipset_device::pci::ByteEnabledDwordRead;
 use chipset_device::pci::ByteEnabledDwordWrite;
 use chipset_device::pci::PciConfigSpace;
 use chipset_device::poll_device::PollDevice;
+use inspect::Inspect as _;
 use inspect::InspectMut;
+use portal_client::ClientError;
+use portal_client::Seat;
+use portal_client::seat::Change;
+use portal_client::seat::Standing;
 use portal_device::Device;
 use portal_device::Effect;
 use portal_device::Effects;
 use portal_device::Input;
-use portal_member::Change;
-use portal_member::Member;
+use portal_device::access;
+use portal_device::inspect::Node;
 use std::task::Context;
-use std::task::Poll;
-use std::task::Waker;
 use vmcore::device_state::ChangeDeviceState;
 
 /// The function, its binding and its place in the region.
@@ -55,21 +58,31 @@ pub struct PortalPciDevice {
     function: Box<dyn Device>,
     effects: Effects,
     binding: Binding,
-    member: Member,
-    /// Set by the first poll; woken when there is something new to wait for.
-    waker: Option<Waker>,
+    seat: Seat,
     /// The function asked to stop: it answers nothing from then on.
     stopped: Option<String>,
 }
 
+/// What is said to the switchboard has no answer for the guest.
+fn said(done: Result<(), ClientError>) {
+    if let Err(error) = done {
+        tracelimit::error_ratelimited!(
+            error = &error as &dyn std::error::Error,
+            "the switchboard refuses a portal device"
+        );
+    }
+}
+
 impl PortalPciDevice {
-    fn new(function: Box<dyn Device>, binding: Binding, member: Member) -> Self {
+    fn new(function: Box<dyn Device>, mut binding: Binding, seat: Seat) -> Self {
+        binding.set_paused(true);
+        let waker = binding.waker.clone();
+        seat.listen(move || waker.wake());
         let mut this = Self {
             function,
             effects: Effects::new(),
             binding,
-            member,
-            waker: None,
+            seat,
             stopped: None,
         };
         this.step(Input::Attach);
@@ -93,21 +106,16 @@ impl PortalPciDevice {
                     tracing::error!(%reason, "portal device stopped");
                     self.stopped.get_or_insert(reason.to_string());
                 }
-                Effect::PublishState { state } => self.member.publish_state(state),
-                effect => self.binding.carry_out(&effect, &self.member),
+                Effect::PublishState { state } => said(self.seat.publish(state)),
+                effect => self.binding.carry_out(&effect, &self.seat),
             }
         }
         self.effects = effects;
-        if self.binding.take_waits_changed()
-            && let Some(waker) = &self.waker
-        {
-            waker.wake_by_ref();
-        }
     }
 
     /// Tells the function of events that nobody delivers at the moment.
     fn collect_pending(&mut self) {
-        for vector in 0..self.binding.vectors() {
+        for vector in 0..self.binding.vectors.count() {
             if self.binding.take_pending(vector) {
                 self.step(Input::Rung { vector });
             }
@@ -116,19 +124,27 @@ impl PortalPciDevice {
 
     fn take_in(&mut self, change: Change) {
         let input = match change {
-            Change::Joined { peer, vectors } => Input::PeerJoined { peer, vectors },
-            Change::Ready { peer } => Input::PeerReady { peer },
-            Change::Quiescing { peer } => Input::PeerQuiescing { peer },
-            Change::Gone { peer } => Input::PeerGone { peer },
-            Change::Bells { peer } => return self.binding.route_again(peer, &self.member),
+            Change::Joined { peer, vectors } => Input::PeerJoined {
+                peer: peer.0,
+                vectors,
+            },
+            Change::Ready { peer } => Input::PeerReady { peer: peer.0 },
+            Change::Quiescing { peer } => Input::PeerQuiescing { peer: peer.0 },
+            Change::Bells { peer } => Input::PeerBells { peer: peer.0 },
+            Change::Gone { peer } => Input::PeerGone { peer: peer.0 },
+            Change::Standing(Standing::Lost) => {
+                tracing::error!(region = self.seat.region(), "place in the region lost");
+                return;
+            }
+            Change::Standing(_) => return,
         };
         self.step(input);
     }
 
-    fn place_of(&self, addr: u64, len: usize) -> Option<(u8, u64, u8)> {
-        let len = u8::try_from(len).ok().filter(|len| *len <= 8)?;
-        let (bar, offset) = self.binding.find_bar(addr)?;
-        self.stopped.is_none().then_some((bar, offset, len))
+    fn find_bar(&self, addr: u64) -> Option<(u8, u64)> {
+        self.stopped
+            .is_none()
+            .then(|| self.binding.find_bar(addr))?
     }
 }
 
@@ -136,22 +152,24 @@ impl ChangeDeviceState for PortalPciDevice {
     fn start(&mut self) {
         // MSI routes exist only once the device is wired up, so this is the
         // first moment at which an own vector can have the route's event.
-        if self.binding.make_routes() {
-            self.member.set_own_events(self.binding.own_events());
+        if let Some(bells) = self.binding.make_routes() {
+            said(self.seat.hear_on(bells));
+            let peer = self.seat.id().0;
+            self.step(Input::PeerBells { peer });
         }
-        self.binding.resume();
-        self.member.ready();
+        self.binding.set_paused(false);
+        said(self.seat.ready());
     }
 
     async fn stop(&mut self) {
         // A doorbell that arrives from now on stays in its event.
-        self.binding.pause();
+        self.binding.set_paused(true);
     }
 
     async fn reset(&mut self) {
         self.stopped = None;
+        said(self.seat.begin_anew());
         self.step(Input::Reset);
-        self.member.begin_anew();
     }
 }
 
@@ -172,27 +190,32 @@ impl ChipsetDevice for PortalPciDevice {
 impl MmioIntercept for PortalPciDevice {
     fn mmio_read(&mut self, addr: u64, data: &mut [u8]) -> IoResult {
         data.fill(!0);
-        if let Some((bar, offset, len)) = self.place_of(addr, data.len()) {
-            if self.function.shows_pending(bar, offset) {
-                self.collect_pending();
+        if let Some((bar, offset)) = self.find_bar(addr) {
+            for piece in access::pieces(offset, data.len(), 8) {
+                if self.function.shows_pending(bar, piece.offset) {
+                    self.collect_pending();
+                }
+                let value = self.step(Input::BarRead {
+                    bar,
+                    offset: piece.offset,
+                    len: piece.len,
+                });
+                access::put(data, piece, value);
             }
-            let value = self.step(Input::BarRead { bar, offset, len });
-            let value = value.to_le_bytes();
-            data.copy_from_slice(&value[..usize::from(len)]);
         }
         IoResult::Ok
     }
 
     fn mmio_write(&mut self, addr: u64, data: &[u8]) -> IoResult {
-        if let Some((bar, offset, len)) = self.place_of(addr, data.len()) {
-            let mut value = [0; 8];
-            value[..usize::from(len)].copy_from_slice(data);
-            self.step(Input::BarWrite {
-                bar,
-                offset,
-                len,
-                value: u64::from_le_bytes(value),
-            });
+        if let Some((bar, offset)) = self.find_bar(addr) {
+            for piece in access::pieces(offset, data.len(), 8) {
+                self.step(Input::BarWrite {
+                    bar,
+                    offset: piece.offset,
+                    len: piece.len,
+                    value: access::get(data, piece),
+                });
+            }
         }
         IoResult::Ok
     }
@@ -206,20 +229,12 @@ impl PciConfigSpace for PortalPciDevice {
     }
 
     fn pci_cfg_write(&mut self, offset: u16, value: ByteEnabledDwordWrite) -> IoResult {
-        let lanes = value.byte_enable().bits();
-        let value = value.extract();
-        // One step for the access that a bus carries, one a byte otherwise.
-        let widths: &[(u16, u8)] = match lanes {
-            0b1111 => &[(0, 4)],
-            0b0011 => &[(0, 2)],
-            0b1100 => &[(2, 2)],
-            _ => &[(0, 1), (1, 1), (2, 1), (3, 1)],
-        };
-        for &(at, len) in widths.iter().filter(|(at, _)| lanes & (1 << at) != 0) {
+        let bytes = value.extract().to_le_bytes();
+        for piece in access::lanes(offset.into(), value.byte_enable().bits()) {
             self.step(Input::ConfigWrite {
-                offset: offset.saturating_add(at),
-                len,
-                value: value >> (8 * u32::from(at)),
+                offset: piece.offset as u16,
+                len: piece.len,
+                value: access::get(&bytes, piece) as u32,
             });
         }
         IoResult::Ok
@@ -228,13 +243,13 @@ impl PciConfigSpace for PortalPciDevice {
 
 impl PollDevice for PortalPciDevice {
     fn poll_device(&mut self, cx: &mut Context<'_>) {
-        self.waker = Some(cx.waker().clone());
-        while let Poll::Ready(change) = self.member.poll(self.binding.driver(), cx) {
+        self.binding.waker.register(cx.waker());
+        for change in self.seat.changes() {
             self.take_in(change);
         }
-        // A step can open a wait that has to be polled to be armed; each vector
-        // is looked at once a turn so that a flood cannot hold this loop.
-        for vector in 0..self.binding.vectors() {
+        // Each vector is looked at once a turn, so that a flood cannot hold this
+        // loop; a step can open a wait that has to be polled to be armed.
+        for vector in 0..self.binding.vectors.count() {
             if self.binding.poll_rung(vector, cx) {
                 cx.waker().wake_by_ref();
                 self.step(Input::Rung { vector });
@@ -245,10 +260,11 @@ impl PollDevice for PortalPciDevice {
 
 impl InspectMut for PortalPciDevice {
     fn inspect_mut(&mut self, req: inspect::Request<'_>) {
-        req.respond()
-            .field("stopped", self.stopped.as_deref())
-            .field("member", &self.member)
-            .field("binding", &self.binding)
-            .field("function", inspection::Tree(&self.function.inspect()));
+        let node = Node::new()
+            .with("stopped", self.stopped.clone())
+            .with("seat", self.seat.inspect())
+            .with("binding", self.binding.inspect())
+            .with("function", self.function.inspect());
+        inspection::Tree(&node).inspect(req);
     }
 }

@@ -15,6 +15,7 @@
 use crate::inspection::Tree;
 use anyhow::Context as _;
 use guestmem::MappedMemoryRegion;
+use hv_shmem::layout::PeerId;
 use hv_shmem::peers::Rights;
 use inspect::InspectMut;
 use portal_client::JoinOptions;
@@ -63,15 +64,21 @@ impl ResolveResource<VirtioDeviceHandle, PortalPmemHandle> for PortalPmemResolve
             socket,
             region,
             access,
+            peer,
         } = resource;
-        let pmem = join(&socket, &region, access)
+        let pmem = join(&socket, &region, access, peer)
             .and_then(|seat| RegionPmem::new(input.driver_source, seat, access))
             .with_context(|| format!("region {region} of {socket}"))?;
         Ok(pmem.into())
     }
 }
 
-fn join(socket: &str, region: &str, access: RegionAccess) -> anyhow::Result<Seat> {
+fn join(
+    socket: &str,
+    region: &str,
+    access: RegionAccess,
+    peer: Option<u16>,
+) -> anyhow::Result<Seat> {
     // Peers have names, for people; no two of a region have the same.
     static DEVICES: AtomicU32 = AtomicU32::new(0);
     let device = DEVICES.fetch_add(1, Ordering::Relaxed);
@@ -82,6 +89,7 @@ fn join(socket: &str, region: &str, access: RegionAccess) -> anyhow::Result<Seat
     };
     let options = JoinOptions::partition(region, &name)?
         .rights(rights)
+        .id(peer.map(PeerId))
         .own_bells(Vec::new());
     Ok(Seat::join(Path::new(socket), &options)?)
 }

@@ -7,7 +7,10 @@
 //! core's. The region's contents and its other peers are not part of it.
 
 use crate::PortalPciDevice;
+use hv_shmem::layout::PeerId;
+use portal_client::seat::Identity;
 use portal_device::Saved;
+use uuid::Uuid;
 use vmcore::save_restore::RestoreError;
 use vmcore::save_restore::SaveError;
 use vmcore::save_restore::SaveRestore;
@@ -43,13 +46,14 @@ impl SaveRestore for PortalPciDevice {
 
     fn save(&mut self) -> Result<Self::SavedState, SaveError> {
         self.collect_pending();
+        let identity = self.seat.identity();
         match self.function.save() {
             Saved::State(saved) => Ok(state::SavedState {
                 device: saved.device,
                 version: saved.version,
                 bytes: saved.bytes,
-                region: self.member.uuid(),
-                peer: self.member.peer(),
+                region: identity.region.into_bytes(),
+                peer: identity.peer.0,
             }),
             Saved::Busy => Err(SaveError::Other(anyhow::anyhow!(
                 "the device has work under way"
@@ -66,20 +70,14 @@ impl SaveRestore for PortalPciDevice {
             region,
             peer,
         } = state;
-        if region != self.member.uuid() {
-            return Err(RestoreError::Other(anyhow::anyhow!(
-                "the saved state is of region {region:02x?}, the region of this name is {:02x?} \
-                 now: what the guest had there is gone",
-                self.member.uuid()
-            )));
-        }
-        if peer != self.member.peer() {
-            return Err(RestoreError::Other(anyhow::anyhow!(
-                "the saved state is of peer {peer} of the region, this VM is peer {} now: other \
-                 peers took the ids in between; free id {peer} and restore again",
-                self.member.peer()
-            )));
-        }
+        // What the other peers know of this one is of another time.
+        let identity = Identity {
+            region: Uuid::from_bytes(region),
+            peer: PeerId(peer),
+        };
+        self.seat
+            .resume(&identity)
+            .map_err(|error| RestoreError::Other(error.into()))?;
         let saved = portal_device::SavedState {
             device,
             version,
@@ -90,12 +88,10 @@ impl SaveRestore for PortalPciDevice {
             .restore(&saved, &mut self.effects)
             .map_err(|error| RestoreError::InvalidSavedState(error.into()))?;
         self.carry_out();
-        // What the other peers know of this one is of another time.
-        self.member.begin_anew();
         // A doorbell that was under way when the state was taken may be lost;
         // one too many is harmless.
-        for event in self.binding.own_events() {
-            event.signal();
+        for line in &self.binding.lines {
+            line.event().signal();
         }
         Ok(())
     }

@@ -58,6 +58,9 @@ pub struct PortalPciHandle {
     /// Number of doorbell vectors that the function receives on; 0 for a
     /// function without doorbells, which is what a region from a file has.
     pub vectors: u16,
+    /// Which of the region's peers this VM has to be; any that is free when
+    /// absent.
+    pub peer: Option<u16>,
 }
 
 impl ResourceId<PciDeviceHandleKind> for PortalPciHandle {
@@ -74,6 +77,9 @@ pub struct PortalPmemHandle {
     pub region: String,
     /// What the guest may do with the region.
     pub access: RegionAccess,
+    /// Which of the region's peers this VM has to be; any that is free when
+    /// absent.
+    pub peer: Option<u16>,
 }
 
 impl ResourceId<VirtioDeviceHandle> for PortalPmemHandle {

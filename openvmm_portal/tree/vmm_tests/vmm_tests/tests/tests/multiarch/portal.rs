@@ -143,6 +143,7 @@ async fn portal_region_from_file(
             model: PciModel::IvshmemV1,
             access,
             vectors: 0,
+            peer: None,
         }
         .into_resource()
     };

@@ -1,67 +1,40 @@
 // Copyright (c) Microsoft Corporation.
 // Licensed under the MIT License.
 
-//! One vector that the function receives on.
+//! The way of one vector's events to the guest.
 
-use inspect::Inspect;
 use pal_async::wait::PolledWait;
 use pal_event::Event;
 use pci_core::msi::MsiRoute;
 use pci_core::msi::MsiTarget;
-use portal_device::Msi;
+use portal_device::standing::Delivery;
 use std::task::Context;
 use std::task::Poll;
 use vmcore::vm_task::VmTaskDriver;
 
-/// What is to happen with the vector's event.
-#[derive(Copy, Clone, Debug, PartialEq, Inspect)]
-#[inspect(external_tag)]
-enum Wanted {
-    /// It stays in the event.
-    Nothing,
-    /// The guest is interrupted.
-    #[inspect(transparent)]
-    Interrupt(#[inspect(debug)] Msi),
-    /// The function is told.
-    Told,
-}
-
-/// A vector: its event and the way from there.
-#[derive(Inspect)]
-pub(crate) struct Vector {
-    #[inspect(skip)]
+/// An event that other peers signal, and what delivers it.
+pub(crate) struct Line {
     event: Event,
     /// The hypervisor's own way from event to interrupt. Its event is `event`.
-    #[inspect(rename = "kernel_direct", with = "Option::is_some")]
     route: Option<MsiRoute>,
-    #[inspect(skip)]
     wait: Option<PolledWait<Event>>,
-    wanted: Wanted,
-    paused: bool,
-    /// Events that came in through user space.
-    hops: u64,
 }
 
-impl Vector {
-    /// A vector that others ring by `event`.
+impl Line {
     pub(crate) fn new(event: Event) -> Self {
         Self {
             event,
             route: None,
             wait: None,
-            wanted: Wanted::Nothing,
-            paused: true,
-            hops: 0,
         }
     }
 
-    /// The event that others signal.
     pub(crate) fn event(&self) -> &Event {
         &self.event
     }
 
-    /// Gives the vector a route where the host has one: the event is the
-    /// route's from then on. False when nothing changed.
+    /// Gives the line a route where the host has one: the event is the route's from then
+    /// on. False when nothing changed.
     pub(crate) fn make_route(&mut self, target: &MsiTarget) -> bool {
         if self.route.is_some() {
             return false;
@@ -88,27 +61,10 @@ impl Vector {
         }
     }
 
-    pub(crate) fn connect(&mut self, msi: Msi) {
-        self.set(Wanted::Interrupt(msi));
-    }
-
-    pub(crate) fn listen(&mut self) {
-        self.set(Wanted::Told);
-    }
-
-    pub(crate) fn disconnect(&mut self) {
-        self.set(Wanted::Nothing);
-    }
-
-    pub(crate) fn pause(&mut self, paused: bool) {
-        self.paused = paused;
-        self.set(self.wanted);
-    }
-
-    fn set(&mut self, wanted: Wanted) {
-        self.wanted = wanted;
-        match (&self.route, wanted) {
-            (Some(route), Wanted::Interrupt(msi)) if !self.paused => {
+    /// From now on its events go this way.
+    pub(crate) fn deliver(&mut self, delivery: Delivery) {
+        match (&self.route, delivery) {
+            (Some(route), Delivery::Direct(msi)) => {
                 // An outstanding wait would take the event before the route.
                 self.wait = None;
                 route.enable(msi.address, msi.data);
@@ -116,23 +72,13 @@ impl Vector {
             (Some(route), _) => route.disable(),
             (None, _) => {}
         }
-    }
-
-    /// Whether the event is waited for here.
-    fn waits(&self) -> bool {
-        match self.wanted {
-            Wanted::Told => true,
-            Wanted::Interrupt(_) => self.route.is_none(),
-            Wanted::Nothing => false,
-        }
-    }
-
-    /// Whether somebody rang and it is for the function to know.
-    pub(crate) fn poll(&mut self, driver: &VmTaskDriver, cx: &mut Context<'_>) -> bool {
-        if !self.waits() {
+        if delivery != Delivery::Told {
             self.wait = None;
-            return false;
         }
+    }
+
+    /// Whether somebody rang a line whose events are to be told.
+    pub(crate) fn poll(&mut self, driver: &VmTaskDriver, cx: &mut Context<'_>) -> bool {
         let wait = match &mut self.wait {
             Some(wait) => wait,
             None => match PolledWait::new(driver, self.event.clone()) {
@@ -146,13 +92,6 @@ impl Vector {
                 }
             },
         };
-        let rung = matches!(wait.poll_wait(cx), Poll::Ready(Ok(())));
-        self.hops += u64::from(rung);
-        rung
-    }
-
-    /// Takes what rang while the vector was disconnected.
-    pub(crate) fn take_pending(&mut self) -> bool {
-        self.wanted == Wanted::Nothing && self.event.try_wait()
+        matches!(wait.poll_wait(cx), Poll::Ready(Ok(())))
     }
 }
