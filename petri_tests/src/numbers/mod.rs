@@ -187,7 +187,10 @@ pub fn measure_inside() -> Passed {
     let lab = Lab::new(Programs::inside(), folder, LIMIT, true)?;
     exits::mount()?;
     let mut figures = boot::measure(&lab)?;
-    let (round_trips, counted) = doorbell::measure(&lab)?;
+    let (round_trips, counted) = doorbell::measure(&lab).inspect_err(|_| {
+        let log = lab.folder.join("switchboard.log");
+        println!("{}", std::fs::read_to_string(log).unwrap_or_default());
+    })?;
     figures.extend(round_trips);
     let openvmm = match &lab.programs.openvmm {
         Some(openvmm) => Some(first_word(&lab, openvmm, &["--version"])?),
