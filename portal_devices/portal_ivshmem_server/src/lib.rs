@@ -87,8 +87,9 @@ pub struct Limits {
     /// What the switchboard may grow to.
     pub board: portal_switchboard::Limits,
     /// How long a newcomer may take to read what it is welcomed with. QEMU reads
-    /// it before its guest starts, within milliseconds; a client that connects
-    /// and reads nothing must not keep an id for ever.
+    /// it within milliseconds, but emulated and on a busy machine it has needed
+    /// more than 10 s; a client that connects and reads nothing must not keep an
+    /// id for ever.
     pub welcome: Duration,
     /// How long one message may wait for a client to make room. A QEMU that is
     /// stopped in a debugger has its socket's buffer and then this long.
@@ -103,7 +104,7 @@ impl Default for Limits {
                 vectors_per_region: 1024 * 64,
                 ..portal_switchboard::Limits::default()
             },
-            welcome: Duration::from_secs(10),
+            welcome: Duration::from_secs(30),
             stall: Duration::from_secs(60),
         }
     }
