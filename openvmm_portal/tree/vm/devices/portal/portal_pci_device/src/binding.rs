@@ -25,7 +25,6 @@ use portal_device::standing::Doorbells;
 use portal_device::standing::Vectors;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::Context;
 use vmcore::vm_task::VmTaskDriver;
@@ -54,8 +53,8 @@ pub(crate) struct Binding {
     pub(crate) unknown: Counter,
 }
 
-/// An event on the same descriptor.
-pub(crate) fn event(bell: &EventFd) -> std::io::Result<Event> {
+/// An event of the same open file, for who only signals it.
+fn event(bell: &EventFd) -> std::io::Result<Event> {
     Ok(Event::from(bell.as_fd().try_clone_to_owned()?))
 }
 
@@ -70,8 +69,7 @@ impl Binding {
                 changed = true;
             }
         }
-        let bell = |line: &Line| Arc::new(EventFd::from(OwnedFd::from(line.event().clone())));
-        changed.then(|| self.lines.iter().map(bell).collect())
+        changed.then(|| self.lines.iter().map(|line| line.event().clone()).collect())
     }
 
     /// While the VM is paused every event stays where it is.
@@ -90,7 +88,7 @@ impl Binding {
     /// Whether `vector` rang while it was disconnected.
     pub(crate) fn take_pending(&self, vector: u16) -> bool {
         let line = self.lines.get(usize::from(vector));
-        self.vectors.is_disconnected(vector) && line.is_some_and(|line| line.event().try_wait())
+        self.vectors.is_disconnected(vector) && line.is_some_and(Line::take)
     }
 
     /// Whether `vector` rang, and the function is to be told.

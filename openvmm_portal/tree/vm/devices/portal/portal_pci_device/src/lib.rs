@@ -251,7 +251,6 @@ impl PollDevice for PortalPciDevice {
         // loop; a step can open a wait that has to be polled to be armed.
         for vector in 0..self.binding.vectors.count() {
             if self.binding.poll_rung(vector, cx) {
-                cx.waker().wake_by_ref();
                 self.step(Input::Rung { vector });
             }
         }

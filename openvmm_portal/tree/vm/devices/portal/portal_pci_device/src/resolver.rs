@@ -6,7 +6,6 @@
 use crate::PortalPciDevice;
 use crate::binding::Binding;
 use crate::binding::Part;
-use crate::binding::event;
 use crate::line::Line;
 use anyhow::Context as _;
 use chipset_device::mmio::RegisterMmioIntercept;
@@ -102,11 +101,10 @@ pub(crate) fn device(
         parts.insert(window.offset, part(&seat, &window, mapper)?);
     }
     let bells = (0..resource.vectors).filter_map(|vector| seat.bell(seat.id(), vector));
-    let lines = bells.map(|bell| Ok(Line::new(event(&bell)?)));
     let binding = Binding {
         traps,
         parts,
-        lines: lines.collect::<anyhow::Result<_>>()?,
+        lines: bells.map(Line::new).collect(),
         vectors: Vectors::new(resource.vectors),
         doorbells: Doorbells::default(),
         registration,

@@ -7,6 +7,7 @@
 //! core's. The region's contents and its other peers are not part of it.
 
 use crate::PortalPciDevice;
+use crate::line::Line;
 use hv_shmem::layout::PeerId;
 use portal_client::seat::Identity;
 use portal_device::Saved;
@@ -88,11 +89,8 @@ impl SaveRestore for PortalPciDevice {
             .restore(&saved, &mut self.effects)
             .map_err(|error| RestoreError::InvalidSavedState(error.into()))?;
         self.carry_out();
-        // A doorbell that was under way when the state was taken may be lost;
-        // one too many is harmless.
-        for line in &self.binding.lines {
-            line.event().signal();
-        }
+        // A doorbell that was under way when the state was taken may be lost.
+        self.binding.lines.iter().for_each(Line::ring_again);
         Ok(())
     }
 }

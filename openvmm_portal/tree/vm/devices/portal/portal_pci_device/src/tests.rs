@@ -4,6 +4,7 @@
 //! The function as a guest sees it, over a region that is a file.
 
 use crate::PortalPciDevice;
+use crate::line::Line;
 use crate::resolver;
 use chipset_device::mmio::ControlMmioIntercept;
 use chipset_device::mmio::MmioIntercept;
@@ -15,6 +16,8 @@ use chipset_device::pci::PciConfigSpace;
 use guestmem::MappableGuestMemory;
 use guestmem::MappedMemoryRegion;
 use guestmem::MemoryMapper;
+use hv_shmem::doorbell::Doorbell as _;
+use hv_shmem::doorbell::EventFd;
 use pal_async::DefaultDriver;
 use pal_async::async_test;
 use parking_lot::Mutex;
@@ -24,8 +27,10 @@ use portal_resources::PortalPciHandle;
 use portal_resources::RegionAccess;
 use portal_resources::RegionSource;
 use sparse_mmap::AsMappableRef;
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use vmcore::device_state::ChangeDeviceState;
 use vmcore::save_restore::SaveRestore;
 use vmcore::vm_task::SingleDriverBackend;
@@ -253,4 +258,28 @@ async fn the_state_of_another_region_is_refused(driver: DefaultDriver) {
     saved.peer = 7;
     let error = world.device.restore(saved).unwrap_err().to_string();
     assert!(error.contains("peer 7"), "{error}");
+}
+
+/// An event whose reader sleeps, as any peer that has it can make it.
+#[async_test]
+async fn no_line_sleeps_on_what_a_peer_did_to_its_event(driver: DefaultDriver) {
+    let driver = VmTaskDriverSource::new(SingleDriverBackend::new(driver)).simple();
+    let event = Arc::new(EventFd::new().unwrap());
+    let mut line = Line::new(event.clone());
+    assert!(!line.take());
+    for _ in 0..3 {
+        poll_fn(|cx| Poll::Ready(assert!(!line.poll(&driver, cx)))).await;
+        event.ring().unwrap();
+        poll_fn(|cx| match line.poll(&driver, cx) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+        // Taken by the peer: ready, and nothing there.
+        event.ring().unwrap();
+        assert!(event.take().unwrap());
+        poll_fn(|cx| Poll::Ready(assert!(!line.poll(&driver, cx)))).await;
+    }
+    line.ring_again();
+    assert!(line.take() && !line.take());
 }
