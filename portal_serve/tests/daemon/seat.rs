@@ -9,6 +9,7 @@ use crate::portal::wait_until;
 use hv_shmem::doorbell::Doorbell as _;
 use hv_shmem::doorbell::EventFd;
 use hv_shmem::layout::PeerId;
+use hv_shmem::mem::SharedMem as _;
 use portal_client::ClientError;
 use portal_client::JoinOptions;
 use portal_client::Peer;
@@ -302,4 +303,28 @@ fn what_qemus_peers_ring_is_passed_on() {
     assert!(!bells[0].take().expect("an event"));
     let by_hop = seat.inspect().get("rung_by_hop").cloned();
     assert_eq!(by_hop, Some(1u64.into()));
+}
+
+#[test]
+fn a_state_is_there_when_publishing_returns() {
+    for keys in [KEYS, "size=1048576,peers=4,vectors=2"] {
+        let daemon = Daemon::lake(keys);
+        let (seat, _told) = sit(&daemon);
+        let host = join(&daemon, "host");
+        let table = host.map().expect("memory").mem();
+        let word = |peer: PeerId| {
+            let mut bytes = [0; 4];
+            table.read(u64::from(peer.0) * 4, &mut bytes);
+            u32::from_le_bytes(bytes)
+        };
+        for state in [0, 1, 7] {
+            seat.publish(state).expect("a member");
+            assert_eq!(word(VMM), state);
+        }
+        seat.hear_on(new_bells(2).expect("events"))
+            .expect("as many");
+        seat.ready().expect("joining");
+        seat.begin_anew().expect("is there");
+        assert_eq!(word(VMM), 0, "another life");
+    }
 }
