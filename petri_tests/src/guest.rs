@@ -34,6 +34,13 @@ pub enum Device {
         /// Whether the guest may write its own section and the common one.
         writable: bool,
     },
+    /// virtio-pmem on such a region, whole.
+    PmemRegion {
+        /// The region's name.
+        region: String,
+        /// Whether the guest may write.
+        writable: bool,
+    },
     /// virtio-pmem on a file of the machine that runs the VMM.
     Pmem {
         /// The file.

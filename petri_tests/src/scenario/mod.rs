@@ -11,6 +11,7 @@ mod hostile;
 mod ivshmem2;
 mod pmem;
 mod pmem_rings;
+mod pmem_served;
 mod pulse;
 mod returns;
 mod warp;
@@ -60,6 +61,7 @@ pub const ALL: &[Scenario] = &[
     ivshmem2::READ_ONLY,
     pmem::PMEM_DAX,
     pmem_rings::PMEM_EXCHANGE,
+    pmem_served::PMEM_SERVED,
     durable::PMEM_DURABLE,
     attach::ATTACH_DETACH,
     returns::KILLED_GUEST,

@@ -44,7 +44,7 @@ pub(super) const RAW_AT: u64 = 24;
 const RAW_BYTES: usize = 1 << 20;
 /// The byte in which the host says that the writer is dead.
 const TOLD_AT: u64 = 28 << 20;
-const MODULES: &[&str] = &["virtio_pci", "virtio_pmem", "nd_pmem"];
+pub(super) const MODULES: &[&str] = &["virtio_pci", "virtio_pmem", "nd_pmem"];
 
 pub(super) fn guest(name: &str, file: &Path, writable: bool) -> Guest {
     Guest::new(name).modules(MODULES).device(Device::Pmem {

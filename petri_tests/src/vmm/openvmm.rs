@@ -125,6 +125,7 @@ fn option(device: &Device, regions: &[Region]) -> Passed<String> {
     let (region, kind, writable) = match device {
         Device::IvshmemV1 { region } => (region, "ivshmem", true),
         Device::IvshmemV2 { region, writable } => (region, "ivshmem2", *writable),
+        Device::PmemRegion { region, writable } => (region, "pmem", *writable),
         Device::Pmem { file, writable } => {
             let access = if *writable { "rw" } else { "ro" };
             return Ok(format!("file={},kind=pmem,access={access}", file.display()));
@@ -135,10 +136,13 @@ fn option(device: &Device, regions: &[Region]) -> Passed<String> {
         return Err(NotPassed::failed("OpenVMM joins served regions only"));
     };
     let access = if writable { "rw" } else { "ro" };
-    Ok(format!(
-        "region={},switchboard={},kind={kind},vectors={},access={access}",
+    let mut option = format!(
+        "region={},switchboard={},kind={kind},access={access}",
         region.name,
         portal.display(),
-        region.vectors
-    ))
+    );
+    if kind != "pmem" {
+        option.push_str(&format!(",vectors={}", region.vectors));
+    }
+    Ok(option)
 }

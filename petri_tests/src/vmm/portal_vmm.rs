@@ -91,6 +91,13 @@ fn configuration(kernel: &Path, guests: &[GuestFiles<'_>], regions: &[Region]) -
                          access = {access:?}"
                     )
                 }
+                Device::PmemRegion { region, writable } => {
+                    let access = if *writable { "rw" } else { "ro" };
+                    writeln!(
+                        text,
+                        "kind = \"pmem\"\nregion = {region:?}\naccess = {access:?}"
+                    )
+                }
                 Device::Pmem { file, writable } => {
                     let access = if *writable { "rw" } else { "ro" };
                     writeln!(

@@ -63,6 +63,9 @@ pub(super) fn start(lab: &Lab, files: &GuestFiles<'_>, regions: &[Region]) -> Pa
             Device::IvshmemV2 { .. } => {
                 return Err(NotPassed::skipped("stock QEMU has no ivshmem v2"));
             }
+            Device::PmemRegion { .. } => {
+                return Err(NotPassed::skipped("stock QEMU's pmem is a file"));
+            }
             Device::Pmem { file, writable } => {
                 let size = fs::metadata(file).map_err(NotPassed::of_file(file))?.len();
                 let read_only = if *writable { "off" } else { "on" };
