@@ -23,11 +23,11 @@ use crate::vmm::Vmm;
 /// Bytes of the region.
 const REGION: u64 = 16 << 20;
 /// Round trips of a run that counts, and runs a pair of guests makes.
-const TRIPS: u32 = 500;
+const TRIPS: u32 = 250;
 const RUNS: usize = 4;
 /// Round trips of the two runs before: the first opens the device, and what the second
 /// costs is what any run costs beside its round trips.
-const SHORT: u32 = 100;
+const SHORT: u32 = 50;
 /// Seconds that one run may take.
 const STEP: u64 = 60;
 /// Runs of `bench` that a pair makes, and what each of its measurements takes.

@@ -32,6 +32,8 @@ use std::time::Duration;
 
 /// What the measurement inside L1 may take: several times what a quiet machine needs.
 const LIMIT: Duration = Duration::from_secs(1200);
+/// Machines of which one has to get to its end.
+const TRIES: u32 = 3;
 /// Starts the line with the result.
 const MARK: &str = "##numbers ";
 
@@ -166,9 +168,19 @@ pub struct Figures {
 /// # Errors
 /// [`LabError`] when L1 does not come to its end, or a measurement fails in it.
 pub fn measure(programs: &Programs, folder: &Path) -> Result<Figures, LabError> {
-    let mut machine = session::equipped(programs)?;
-    machine.job("numbers", "/lab/portal-lab measure", LIMIT);
-    let report = machine.run(folder)?;
+    let mut tries = 0;
+    let report = loop {
+        let mut machine = session::equipped(programs)?;
+        machine.job("numbers", "/lab/portal-lab measure", LIMIT);
+        tries += 1;
+        match machine.run(folder) {
+            // An emulated machine that dies says nothing of what it measured.
+            Err(died @ LabError::Died { .. }) if tries < TRIES => {
+                println!("{died}; once more in another one");
+            }
+            ended => break ended?,
+        }
+    };
     let output = report.jobs.first().map_or("", |job| job.output.as_str());
     let json = output.lines().find_map(|line| line.strip_prefix(MARK));
     let figures = json.and_then(|json| serde_json::from_str(json).ok());
