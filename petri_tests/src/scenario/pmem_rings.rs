@@ -196,6 +196,8 @@ fn exchange(lab: &Lab, vmm: Vmm) -> Passed {
             &format!("{program} --peer {MORTAL} --json send --bytes 64MiB"),
         );
     let mut survivor = vmm.start_one(lab, &survivor, &[])?;
+    // One boots after the other.
+    survivor.says(0, "##begin make", 1, lab.until)?;
     let mut mortal = vmm.start_one(lab, &mortal, &[])?;
     for (running, step) in [(&mut survivor, "make"), (&mut mortal, "wait")] {
         mounts_with_dax(running, step, lab)?;
