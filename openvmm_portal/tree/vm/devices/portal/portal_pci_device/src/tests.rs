@@ -268,7 +268,7 @@ async fn no_line_sleeps_on_what_a_peer_did_to_its_event(driver: DefaultDriver) {
     let mut line = Line::new(event.clone());
     assert!(!line.take());
     for _ in 0..3 {
-        poll_fn(|cx| Poll::Ready(assert!(!line.poll(&driver, cx)))).await;
+        assert!(!poll_fn(|cx| Poll::Ready(line.poll(&driver, cx))).await);
         event.ring().unwrap();
         poll_fn(|cx| match line.poll(&driver, cx) {
             true => Poll::Ready(()),
@@ -278,7 +278,7 @@ async fn no_line_sleeps_on_what_a_peer_did_to_its_event(driver: DefaultDriver) {
         // Taken by the peer: ready, and nothing there.
         event.ring().unwrap();
         assert!(event.take().unwrap());
-        poll_fn(|cx| Poll::Ready(assert!(!line.poll(&driver, cx)))).await;
+        assert!(!poll_fn(|cx| Poll::Ready(line.poll(&driver, cx))).await);
     }
     line.ring_again();
     assert!(line.take() && !line.take());
