@@ -17,6 +17,8 @@ use std::time::Instant;
 /// Limit of a step that only compiles or runs tests. The whole pipeline takes
 /// less than half of this on two cores.
 pub(crate) const LIMIT: Duration = Duration::from_secs(25 * 60);
+/// Below this many MiB, the disk may be why a step failed.
+const DISK_LOW: u64 = 2048;
 /// Limit of one example.
 const EXAMPLE_LIMIT: Duration = Duration::from_secs(60);
 /// The exit code with which our programs say that the host lacks something.
@@ -158,6 +160,9 @@ pub(crate) fn run(only: &[String]) -> anyhow::Result<bool> {
     println!("{:<10} {:>6.1} s", "all", all.elapsed().as_secs_f64());
     if let Some(why) = &failure {
         println!("\nfailed at {why}");
+        if let Some(left) = workspace::disk_left().filter(|left| *left < DISK_LOW) {
+            println!("the disk of the target folder has {left} MiB left: make room and run again");
+        }
         tally.at_least_one_failure();
     }
     println!("\n{tally}");

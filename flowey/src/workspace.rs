@@ -85,3 +85,9 @@ pub(crate) fn packages() -> anyhow::Result<Vec<Package>> {
 pub(crate) fn target_folder() -> anyhow::Result<PathBuf> {
     Ok(metadata()?.target_directory)
 }
+
+/// Room left on the disk of the target folder, in MiB; `None` where nobody knows.
+pub(crate) fn disk_left() -> Option<u64> {
+    let disk = rustix::fs::statvfs(&target_folder().ok()?).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize) >> 20)
+}
