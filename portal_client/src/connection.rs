@@ -12,6 +12,7 @@ use portal_protocol::RegionInfo;
 use portal_protocol::Reply;
 use portal_protocol::Request;
 use portal_protocol::VERSION;
+use portal_protocol::message::TREE_MAX;
 use portal_protocol::packet;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
@@ -36,7 +37,7 @@ use std::time::Instant;
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// Most bytes of an inspect tree: 64 regions of 1024 peers are below this.
-const TREE_MAX: usize = 64 << 20;
+const WHOLE_TREE_MAX: usize = 64 << 20;
 
 /// Most regions of a list; a switchboard serves 64.
 const REGIONS_MAX: usize = 4096;
@@ -89,7 +90,11 @@ impl Connection {
         let mut tree = Vec::new();
         loop {
             match self.link.answer()? {
-                (Reply::Tree { last, text }, _) if tree.len() + text.len() <= TREE_MAX => {
+                // Every piece but the last is full: nobody can go on for ever.
+                (Reply::Tree { last, text }, _)
+                    if tree.len() + text.len() <= WHOLE_TREE_MAX
+                        && (last || text.len() == TREE_MAX) =>
+                {
                     tree.extend(text);
                     if last {
                         return Ok(String::from_utf8_lossy(&tree).into_owned());

@@ -45,19 +45,27 @@ pub(crate) fn stands(guard: Guard) -> bool {
     *out != Some(guard)
 }
 
-/// Runs `run` with `guard` taken out of this process. One at a time.
+/// Runs `run` with `guard` taken out of this process; it stands again also when `run`
+/// panics. One at a time.
 #[cfg(feature = "negative_control")]
 pub fn without<R>(guard: Guard, run: impl FnOnce() -> R) -> R {
     static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    struct Again;
+    impl Drop for Again {
+        fn drop(&mut self) {
+            set(None);
+        }
+    }
     let _one = ONE
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let set = |to| {
-        let out = OUT.write();
-        *out.unwrap_or_else(std::sync::PoisonError::into_inner) = to;
-    };
+    let _again = Again;
     set(Some(guard));
-    let result = run();
-    set(None);
-    result
+    run()
+}
+
+#[cfg(feature = "negative_control")]
+fn set(to: Option<Guard>) {
+    let out = OUT.write();
+    *out.unwrap_or_else(std::sync::PoisonError::into_inner) = to;
 }

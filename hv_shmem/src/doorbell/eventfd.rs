@@ -3,9 +3,12 @@
 //!
 //! Trust: an eventfd that was passed over a socket is one open file description
 //! for both ends. A host peer that holds it can read it (and swallow rings
-//! meant for itself), fill it (so that more rings change nothing) and change its
-//! blocking mode. [`EventFd::ring`] treats "full" as rung; hand each pair of
-//! peers its own eventfd, so that a peer can only harm its own.
+//! meant for itself), fill it and change its blocking mode. Rings of one that is full
+//! change nothing, and are rung; but where its holder has filled it and made it
+//! block, [`EventFd::ring`] sleeps until somebody reads: the kernel has no write to an
+//! eventfd that never sleeps (KVM's own, of an ioeventfd, does not). Hand each pair
+//! of peers its own eventfd, so that a peer can only harm its own, and ring a peer
+//! that must not stop the caller from a thread that may be stopped.
 
 use super::Bell;
 use super::Doorbell;

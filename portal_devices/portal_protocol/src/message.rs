@@ -479,7 +479,7 @@ pub enum Reply {
     Tree {
         /// Whether it is the last.
         last: bool,
-        /// The piece, at most [`TREE_MAX`] bytes.
+        /// The piece: [`TREE_MAX`] bytes, or less if it is the last.
         text: Vec<u8>,
     },
 }
