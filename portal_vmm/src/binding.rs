@@ -41,6 +41,10 @@ use portal_device::Input;
 use portal_device::Msi;
 use portal_device::StopReason;
 use portal_device::inspect::Node;
+use portal_device::standing;
+use portal_device::standing::Delivery;
+use portal_device::standing::Doorbells;
+use portal_device::standing::Vectors;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -86,15 +90,29 @@ impl std::fmt::Debug for ResolvedDevice {
     }
 }
 
-/// Effects that were not carried out, and events without a way.
+impl ResolvedDevice {
+    fn bell(&self, peer: u16, vector: u16) -> Option<Arc<EventFd>> {
+        self.fabric.as_ref()?.bell(peer, vector)
+    }
+
+    /// The event that this device hears `vector` on.
+    fn own_bell(&self, vector: u16) -> Option<Arc<EventFd>> {
+        self.bell(self.region.as_ref()?.peer.0, vector)
+    }
+
+    /// How many vectors it hears on.
+    fn vectors(&self) -> u16 {
+        let mut vectors = 0..u16::MAX;
+        let end = vectors.find(|vector| self.own_bell(*vector).is_none());
+        end.unwrap_or(u16::MAX)
+    }
+}
+
+/// Effects that were not carried out.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     /// Could not be carried out because of what the guest asked for.
     pub(crate) refused: Counter,
-    /// Doorbells whose peer has no event any more.
-    pub(crate) unheard: Counter,
-    /// Doorbells handled in user space.
-    pub(crate) rung: Counter,
     /// Effects that this binding does not know, or has no means for.
     pub(crate) unknown: Counter,
     /// Queues that the guest has broken.
@@ -107,18 +125,16 @@ pub(crate) struct Binding {
     effects: Effects,
     /// Device number on the PCI bus.
     slot: usize,
+    vectors: Vectors,
     routes: BTreeMap<u16, (InterruptRoute, Arc<EventFd>)>,
     /// Vectors whose events a thread brings in.
     listening: BTreeMap<u16, Listening>,
-    doorbells: BTreeMap<(u64, u32), Arc<EventFd>>,
+    doorbells: Doorbells<Arc<EventFd>>,
     rings: Rings,
     flusher: Option<Flusher>,
     /// What effects of a step have for the device in turn.
     answers: VecDeque<Input>,
     counts: Counts,
-    /// Of the doorbells handled in user space, those that a peer heard: by peer
-    /// and vector, so that there are no more than the region's vectors.
-    rung: BTreeMap<(u16, u16), Counter>,
     /// The last effect that was not carried out, in words.
     refusal: Option<String>,
 }
@@ -128,16 +144,16 @@ impl Binding {
         Self {
             index,
             slot,
+            vectors: Vectors::new(parts.vectors()),
             parts,
             effects: Effects::new(),
             routes: BTreeMap::new(),
             listening: BTreeMap::new(),
-            doorbells: BTreeMap::new(),
+            doorbells: Doorbells::default(),
             rings: Rings::default(),
             flusher: None,
             answers: VecDeque::new(),
             counts: Counts::default(),
-            rung: BTreeMap::new(),
             refusal: None,
         }
     }
@@ -177,21 +193,21 @@ impl Binding {
         self.counts
     }
 
+    pub(crate) fn doorbells(&self) -> &Doorbells<Arc<EventFd>> {
+        &self.doorbells
+    }
+
     /// What an operator may want to see of the binding.
     pub(crate) fn inspect(&self) -> Node {
-        let mut rung = Node::new();
-        for ((peer, vector), count) in &self.rung {
-            rung.push(format!("{peer}.{vector}"), count.get());
-        }
         let at = self.parts.region.as_ref();
         Node::new()
             .with("slot", self.slot as u64)
             .with("region", at.map(|at| at.region.name().to_owned()))
             .with("peer", at.map(|at| at.peer.0))
-            .with("doorbells_seen", self.counts.rung.get())
-            .with("doorbells_to", rung)
-            .with("doorbells_routed", self.doorbells.len() as u64)
-            .with("doorbells_unheard", self.counts.unheard.get())
+            .with("doorbells_seen", self.doorbells.sent().get())
+            .with("doorbells_to", self.doorbells.heard())
+            .with("doorbells_routed", self.doorbells.direct())
+            .with("doorbells_unheard", self.doorbells.unheard().get())
             .with("vectors_routed", self.routes.len() as u64)
             .with("vectors_listened", self.listening.len() as u64)
             .with("refused", self.counts.refused.get())
@@ -260,16 +276,6 @@ impl Binding {
         })
     }
 
-    fn bell(&self, peer: u16, vector: u16) -> Option<Arc<EventFd>> {
-        self.parts.fabric.as_ref()?.bell(peer, vector)
-    }
-
-    /// The event that this device hears `vector` on.
-    fn own_bell(&self, vector: u16) -> Option<Arc<EventFd>> {
-        let at = self.parts.region.as_ref()?;
-        self.bell(at.peer.0, vector)
-    }
-
     /// Before a read that shows pending vectors: hands over what waits in the
     /// events of vectors that nobody delivers.
     ///
@@ -284,16 +290,12 @@ impl Binding {
         if !self.parts.device.shows_pending(bar, offset) {
             return Ok(());
         }
-        let mut vector = 0u16;
-        while let Some(bell) = self.own_bell(vector) {
-            let idle = !self.routes.contains_key(&vector) && !self.listening.contains_key(&vector);
-            if idle && matches!(bell.take(), Ok(true)) {
+        for vector in 0..self.vectors.count() {
+            let idle = self.vectors.is_disconnected(vector);
+            let bell = self.parts.own_bell(vector).filter(|_| idle);
+            if bell.is_some_and(|bell| matches!(bell.take(), Ok(true))) {
                 self.step(Input::Rung { vector }, on)?;
             }
-            let Some(next) = vector.checked_add(1) else {
-                break;
-            };
-            vector = next;
         }
         Ok(())
     }
@@ -331,30 +333,38 @@ impl Binding {
             } => {
                 // Left undone, the store leaves the guest and comes in as a write.
                 if on.paths.doorbells
-                    && let Some(bell) = self.bell(peer, vector)
+                    && let Some(route) = self.parts.bell(peer, vector)
                 {
-                    on.hv.route_doorbell(gpa, value, bell.as_fd())?;
-                    self.doorbells.insert((gpa, value), bell);
+                    on.hv.route_doorbell(gpa, value, route.as_fd())?;
+                    self.doorbells.stands(standing::Doorbell {
+                        gpa,
+                        value,
+                        peer,
+                        vector,
+                        route,
+                    });
                 }
             }
             Effect::UnrouteDoorbell { gpa, value, .. } => {
-                if let Some(bell) = self.doorbells.remove(&(gpa, value)) {
+                if let Some(bell) = self.doorbells.remove(gpa, value) {
                     on.hv.unroute_doorbell(gpa, value, bell.as_fd())?;
                 }
             }
-            Effect::Connect { vector, msi } => self.connect(vector, msi, on)?,
-            Effect::Disconnect { vector } => self.disconnect(vector, on)?,
-            Effect::Listen { vector } => self.listen(vector, on)?,
+            Effect::Connect { vector, .. }
+            | Effect::Disconnect { vector }
+            | Effect::Listen { vector } => {
+                // Else the device answers each `Rung` with `Raise`.
+                let direct = on.paths.interrupts && on.paths.gap.is_zero();
+                self.vectors.set_direct(vector, direct);
+                self.vectors.take_in(effect);
+                self.deliver(vector, on)?;
+            }
             Effect::Line { asserted } => on.set_pin(self.slot, asserted)?,
             Effect::Raise { msi, .. } => on.hv.signal(message(msi))?,
             Effect::Ring { peer, vector } => {
-                self.counts.rung.bump();
-                let rang = self.bell(peer, vector).map(|bell| bell.ring());
-                if matches!(rang, Some(Ok(()))) {
-                    self.rung.entry((peer, vector)).or_default().bump();
-                } else {
-                    self.counts.unheard.bump();
-                }
+                let bell = self.parts.bell(peer, vector);
+                let heard = bell.is_some_and(|bell| bell.ring().is_ok());
+                self.doorbells.rang(peer, vector, heard);
             }
             Effect::PublishState { state } => match &self.parts.fabric {
                 Some(fabric) => fabric.publish(state)?,
@@ -473,29 +483,26 @@ impl Binding {
         done
     }
 
-    /// The own event of a vector that something is to be done with.
-    fn needed_bell(&self, vector: u16) -> Result<Arc<EventFd>, VmmError> {
-        self.own_bell(vector).ok_or_else(|| VmmError::Device {
+    /// Gives the vector's events the way that they are to take now.
+    fn deliver(&mut self, vector: u16, on: &Resources) -> Result<(), VmmError> {
+        self.listening.remove(&vector);
+        if let Some((route, bell)) = self.routes.remove(&vector) {
+            on.hv.disconnect(bell.as_fd(), route)?;
+        }
+        let delivery = self.vectors.delivery(vector);
+        if delivery == Delivery::Held {
+            return Ok(());
+        }
+        let bell = self.parts.own_bell(vector);
+        let bell = bell.ok_or_else(|| VmmError::Device {
             device: self.parts.name.clone(),
             reason: format!("has no event for its vector {vector}"),
-        })
-    }
-
-    fn connect(&mut self, vector: u16, msi: Msi, on: &Resources) -> Result<(), VmmError> {
-        if !on.paths.interrupts || !on.paths.gap.is_zero() {
-            // The device answers each `Rung` with `Raise`.
-            return self.listen(vector, on);
+        })?;
+        if let Delivery::Direct(msi) = delivery {
+            let route = on.hv.connect(bell.as_fd(), message(msi))?;
+            self.routes.insert(vector, (route, bell));
+            return Ok(());
         }
-        self.disconnect(vector, on)?;
-        let bell = self.needed_bell(vector)?;
-        let route = on.hv.connect(bell.as_fd(), message(msi))?;
-        self.routes.insert(vector, (route, bell));
-        Ok(())
-    }
-
-    fn listen(&mut self, vector: u16, on: &Resources) -> Result<(), VmmError> {
-        self.disconnect(vector, on)?;
-        let bell = self.needed_bell(vector)?;
         let Paths { fences, gap, .. } = on.paths;
         let gap = if stands(Guard::Budget) {
             gap
@@ -505,14 +512,6 @@ impl Binding {
         let listening = listener::listen(&on.owner, fences, self.index, vector, bell, gap)?;
         self.listening.insert(vector, listening);
         Ok(())
-    }
-
-    fn disconnect(&mut self, vector: u16, on: &Resources) -> Result<(), VmmError> {
-        self.listening.remove(&vector);
-        match self.routes.remove(&vector) {
-            Some((route, bell)) => on.hv.disconnect(bell.as_fd(), route),
-            None => Ok(()),
-        }
     }
 
     /// The partition is built: what rang before is told now.

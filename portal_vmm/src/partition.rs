@@ -633,8 +633,9 @@ fn device_stats(binding: &Binding) -> DeviceStats {
     let own = binding.counts();
     counters.push(("binding_refused", own.refused.get()));
     counters.push(("binding_unknown", own.unknown.get()));
-    counters.push(("binding_rung", own.rung.get()));
-    counters.push(("binding_unheard", own.unheard.get()));
+    let doorbells = binding.doorbells();
+    counters.push(("binding_rung", doorbells.sent().get()));
+    counters.push(("binding_unheard", doorbells.unheard().get()));
     DeviceStats {
         name: binding.name().to_owned(),
         counters,

@@ -2,7 +2,10 @@
 //! each vector's event takes to the guest, and which doorbells the kernel rings.
 //!
 //! The device says what should stand, the VMM what its host can do; these tables put the
-//! two together, so that each binding decides alike and shows the same.
+//! two together, so that each binding decides alike. [`Vectors::set_paused`] and what counts
+//! by [`Vectors::told`] and [`Doorbells::not_routed`] is for a VMM that pauses its devices
+//! and shows [`Vectors::inspect`] and [`Doorbells::inspect`] (OpenVMM); `portal_vmm` has its
+//! own words for what it shows, and takes the numbers one by one.
 //!
 //! Distrusted: nobody directly. Which doorbells there are follows from the peers of the
 //! region and the vectors that they have, so the tables are as large as that at most.
@@ -207,10 +210,9 @@ impl<R> Doorbells<R> {
             .insert((doorbell.gpa, doorbell.value), doorbell);
     }
 
-    /// A doorbell cannot stand: the store leaves the guest. True when that is worth a
-    /// line in the log.
-    pub fn not_routed(&mut self) -> bool {
-        self.not_routed.bump()
+    /// Counts a doorbell that cannot stand: the store leaves the guest.
+    pub fn not_routed(&mut self) {
+        self.not_routed.bump();
     }
 
     /// A doorbell is to stand no more.
