@@ -27,10 +27,8 @@ use portal_client::Bells;
 use portal_client::ClientError;
 use portal_client::Connection;
 use portal_client::JoinOptions;
-use portal_client::seat::Change;
 use portal_client::seat::Seat;
 use portal_client::seat::new_bells;
-use portal_device::Input;
 use portal_switchboard::PeerKey;
 use std::path::Path;
 use std::sync::Arc;
@@ -161,21 +159,12 @@ impl Remote {
             return;
         };
         for change in self.seat.changes() {
-            device.tell(match change {
-                Change::Joined { peer, vectors } => Input::PeerJoined {
-                    peer: peer.0,
-                    vectors,
-                },
-                Change::Ready { peer } => Input::PeerReady { peer: peer.0 },
-                Change::Quiescing { peer } => Input::PeerQuiescing { peer: peer.0 },
-                Change::Bells { peer } => Input::PeerBells { peer: peer.0 },
-                Change::Gone { peer } => Input::PeerGone { peer: peer.0 },
-                Change::Standing(standing) => {
-                    let region = self.key.region.as_str();
-                    tracing::info!(region, ?standing, "switchboard");
-                    continue;
-                }
-            });
+            if let Some(input) = change.input() {
+                device.tell(input);
+            } else {
+                let region = self.key.region.as_str();
+                tracing::info!(region, ?change, "switchboard");
+            }
         }
     }
 }

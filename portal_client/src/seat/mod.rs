@@ -214,7 +214,7 @@ impl Seat {
     pub fn changes(&self) -> Vec<Change> {
         let mut told = locked(&self.shared.told);
         self.shared
-            .tables(|tables| told.catch_up(tables.standing, &tables.others))
+            .tables(|tables| told.catch_up(tables.version, tables.standing, &tables.others))
     }
 
     /// From now on `listener` is called when [`Self::changes`] may have something, and

@@ -47,6 +47,8 @@ pub(super) struct Tables {
     pub(super) passed_on: Vec<Bell>,
     pub(super) rung_by_hop: Counter,
     pub(super) others: BTreeMap<PeerId, Neighbour<Bell>>,
+    /// Counts how often `standing` or `others` may have become another.
+    pub(super) version: u64,
 }
 
 /// What device and thread share.
@@ -98,6 +100,7 @@ impl Shared {
                 passed_on: Vec::new(),
                 rung_by_hop: Counter::default(),
                 others: BTreeMap::new(),
+                version: 0,
             }),
             told: Mutex::default(),
             listener: Mutex::default(),
@@ -160,6 +163,7 @@ impl Shared {
             tables.standing = Standing::Lost;
             tables.error = Some(error.to_string());
             tables.others.clear();
+            tables.version += 1;
         });
     }
 }

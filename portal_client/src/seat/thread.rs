@@ -109,6 +109,7 @@ impl Shared {
             self.change(|tables| {
                 tables.standing = standing;
                 tables.others = peer.neighbours().clone();
+                tables.version += 1;
             });
         }
         news

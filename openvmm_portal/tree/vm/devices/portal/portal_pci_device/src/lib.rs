@@ -123,22 +123,11 @@ impl PortalPciDevice {
     }
 
     fn take_in(&mut self, change: Change) {
-        let input = match change {
-            Change::Joined { peer, vectors } => Input::PeerJoined {
-                peer: peer.0,
-                vectors,
-            },
-            Change::Ready { peer } => Input::PeerReady { peer: peer.0 },
-            Change::Quiescing { peer } => Input::PeerQuiescing { peer: peer.0 },
-            Change::Bells { peer } => Input::PeerBells { peer: peer.0 },
-            Change::Gone { peer } => Input::PeerGone { peer: peer.0 },
-            Change::Standing(Standing::Lost) => {
-                tracing::error!(region = self.seat.region(), "place in the region lost");
-                return;
-            }
-            Change::Standing(_) => return,
-        };
-        self.step(input);
+        if let Some(input) = change.input() {
+            self.step(input);
+        } else if change == Change::Standing(Standing::Lost) {
+            tracing::error!(region = self.seat.region(), "place in the region lost");
+        }
     }
 
     fn find_bar(&self, addr: u64) -> Option<(u8, u64)> {
