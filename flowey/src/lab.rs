@@ -29,6 +29,10 @@ pub(crate) struct Args {
     /// quiet.
     #[arg(long, conflicts_with_all = ["page", "tests"])]
     numbers: bool,
+    /// Only this part of the figures: boot, doorbell, intx or ring. What was measured at
+    /// the same commit before stays on the page.
+    #[arg(long, value_name = "PART", requires = "numbers")]
+    only: Vec<String>,
     /// Only tests with this in their name, `TEST::VMM`.
     #[arg(value_name = "FILTER")]
     tests: Option<String>,
@@ -40,7 +44,8 @@ pub(crate) struct Args {
 /// When cargo cannot be started.
 pub(crate) fn run(args: &Args) -> anyhow::Result<bool> {
     if args.numbers {
-        return program(&["numbers"]);
+        let parts = args.only.iter().map(String::as_str);
+        return program(&["numbers"].into_iter().chain(parts).collect::<Vec<_>>());
     }
     let mut tally = Tally::default();
     let mut test = tests();

@@ -9,6 +9,7 @@
 pub mod ended;
 pub mod guest;
 pub mod lab;
+mod left;
 pub mod matrix;
 pub mod numbers;
 pub mod process;

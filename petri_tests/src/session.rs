@@ -1,8 +1,7 @@
 //! Running cells: here, or in one L1 that has everything, one job a cell.
 //!
-//! Inside, `portal-lab inside TEST VMM SECONDS` runs a cell. What it leaves (consoles,
-//! logs) comes out through the job's output, framed by `##file NAME` lines, and is put
-//! into the same folders as that of cells that ran on the host.
+//! Inside, `portal-lab inside TEST VMM` runs a cell. What it leaves (consoles, logs)
+//! comes out and is put into the same folders as that of cells that ran on the host.
 
 use crate::ended::NotPassed;
 use crate::ended::Passed;
@@ -10,6 +9,7 @@ use crate::lab::JobResult;
 use crate::lab::Lab;
 use crate::lab::LabError;
 use crate::lab::Machine;
+use crate::left;
 use crate::matrix::Cell;
 use crate::matrix::Verdict;
 use crate::programs::INSIDE;
@@ -19,9 +19,7 @@ use crate::scenario;
 use crate::scenario::Scenario;
 use crate::vmm::Vmm;
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
-use std::path::PathBuf;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -32,11 +30,6 @@ use std::time::Instant;
 const MEMORY_MIB: u32 = 4096;
 /// What a job may take beyond its cell's deadline: start, and sending the files.
 const BESIDES: Duration = Duration::from_secs(20);
-/// Bytes of a file that come out of L1 at most: its end.
-const FILE_END: usize = 32 << 10;
-/// What starts a frame in a job's output, and what stands for it inside one.
-const MARK: &str = "##";
-const ESCAPED: &str = "%%";
 /// Modules that L1 itself loads.
 const MODULES: &[&str] = &["kvm_amd"];
 /// Modules that guests may load, and so L1 has as files.
@@ -88,24 +81,9 @@ pub fn run_here(
 pub fn run_inside(scenario: &Scenario, vmm: Vmm) {
     let folder = Path::new("/tmp/cell");
     let cell = run_here(scenario, vmm, &Programs::inside(), folder, true);
-    let mut files: Vec<PathBuf> = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.is_file())
-        .collect();
-    files.sort();
-    for path in files {
-        let bytes = fs::read(&path).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(FILE_END)..])
-            .replace(MARK, ESCAPED);
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        println!("##file {name}\n{text}");
-    }
+    left::show(folder);
     let json = serde_json::to_string(&cell).unwrap_or_default();
-    let json = json.replace(MARK, ESCAPED);
-    println!("##cell {json}");
+    println!("##cell {}", left::escaped(&json));
 }
 
 /// An L1 that boots, runs cells and powers off, in a thread of its own.
@@ -214,20 +192,9 @@ impl Inside {
 
 /// Puts a job's files into `folder`; the cell, if it got to its end.
 fn unpack(output: &str, folder: &Path) -> Option<Cell> {
-    let _ = fs::create_dir_all(folder);
-    let mut cell = None;
-    for part in output.split(MARK).skip(1) {
-        let (head, body) = part.split_once('\n').unwrap_or((part, ""));
-        match head.split_once(' ') {
-            // A name, never a path.
-            Some(("file", name)) if !name.contains('/') => {
-                let _ = fs::write(folder.join(name), body.replace(ESCAPED, MARK));
-            }
-            Some(("cell", json)) => cell = serde_json::from_str(json).ok(),
-            _ => {}
-        }
-    }
-    cell
+    let lines = left::unpack(output, folder);
+    let (_, json) = lines.iter().rev().find(|(name, _)| name == "cell")?;
+    serde_json::from_str(json).ok()
 }
 
 /// L1 with all programs, and a job a cell.

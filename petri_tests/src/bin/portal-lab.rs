@@ -6,6 +6,9 @@ use petri_tests::lab::Machine;
 use petri_tests::lab::stand_in;
 use petri_tests::matrix::Matrix;
 use petri_tests::numbers;
+use petri_tests::numbers::Part;
+use petri_tests::numbers::Place;
+use petri_tests::numbers::Saved;
 use petri_tests::programs;
 use petri_tests::programs::Programs;
 use petri_tests::scenario;
@@ -14,7 +17,6 @@ use petri_tests::vmm::Vmm;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
-use std::process::Command;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -23,8 +25,9 @@ usage: portal-lab inside TEST VMM   one cell of the matrix, inside L1
        portal-lab durable [VMM]     the parts of `pmem_durable` inside L1: a guest of this VMM
                                     writes; without it, the disk is looked at
        portal-lab page              the Guide's page from target/lab/matrix.json
-       portal-lab numbers           measures inside L1 and writes the Guide's page
-       portal-lab measure           the part of it that runs inside L1
+       portal-lab numbers [PART]... measures inside L1 and writes the Guide's page: boot,
+                                    doorbell, intx, ring; all of them without a name
+       portal-lab measure PART TURN a turn of it, inside L1
        portal-lab run COMMAND       a command for the shell inside L1, for whoever looks
                                     for a mistake
        portal-lab demo              `portal demo` inside L1
@@ -46,8 +49,8 @@ fn main() -> ExitCode {
             scenario::durable::inside(Vmm::named(vmm)).map_err(|e| e.to_string())
         }
         ["page"] => page().map_err(|e| e.to_string()),
-        ["numbers"] => numbers().map_err(|e| e.to_string()),
-        ["measure"] => numbers::measure_inside().map_err(|e| e.to_string()),
+        ["numbers", ref parts @ ..] => numbers(parts),
+        ["measure", part, turn] => measure(part, turn),
         ["stand-in"] => match stand_in() {
             Ok(never) => match never {},
             Err(error) => Err(error.to_string()),
@@ -112,47 +115,36 @@ fn run(command: &str) -> Result<(), LabError> {
     Ok(())
 }
 
-fn numbers() -> Result<(), LabError> {
+fn numbers(names: &[&str]) -> Result<(), String> {
+    let named = |name: &&str| Part::named(name).ok_or_else(|| format!("no figures {name}"));
+    let mut parts: Vec<Part> = names.iter().map(named).collect::<Result<_, _>>()?;
+    if parts.is_empty() {
+        parts = Part::ALL.to_vec();
+    }
+    let whole = figures(&parts).map_err(|e| e.to_string())?;
+    let missing = "not every VMM had its turn: the page says which";
+    whole.then_some(()).ok_or_else(|| missing.to_owned())
+}
+
+/// Measures parts and writes the page; whether everything is on it.
+fn figures(parts: &[Part]) -> Result<bool, LabError> {
     let programs = Programs::on_host(&this_program()?)?;
-    let folder = programs::target_folder().join("lab/numbers");
-    let figures = numbers::measure(&programs, &folder)?;
-    let page = numbers::page(&figures, &commit(), &machine());
+    let folder = programs::target_folder().join("lab");
+    let file = folder.join("numbers.json");
+    let mut saved = Saved::open(&file, Place::here(&programs))?;
+    let whole = numbers::measure(&programs, parts, &folder.join("numbers"), &mut saved)?;
+    let page = numbers::page(&saved);
     print!("{page}");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Guide/src/lab-figures.md");
-    std::fs::write(&path, page).map_err(|source| LabError::File { path, source })
+    std::fs::write(&path, page).map_err(|source| LabError::File { path, source })?;
+    Ok(whole)
 }
 
-/// The commit that is measured, and whether it is what is in the folder.
-fn commit() -> String {
-    let git = |words: &[&str]| {
-        let out = Command::new("git")
-            .args(words)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output();
-        let text = out.ok().filter(|out| out.status.success())?.stdout;
-        Some(String::from_utf8_lossy(&text).trim().to_owned())
-    };
-    let clean =
-        git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|s| s.is_empty());
-    match git(&["rev-parse", "--short", "HEAD"]) {
-        Some(commit) if clean => commit,
-        Some(commit) => format!("{commit} and changes that are not committed"),
-        None => "unknown".to_owned(),
+fn measure(part: &str, turn: &str) -> Result<(), String> {
+    match (Part::named(part), turn.parse()) {
+        (Some(part), Ok(turn)) => numbers::turn_inside(part, turn).map_err(|e| e.to_string()),
+        _ => Err(format!("no turn {turn} of {part}")),
     }
-}
-
-/// The machine that emulates.
-fn machine() -> String {
-    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    let model = model
-        .and_then(|line| line.split_once(':'))
-        .map_or("", |m| m.1.trim());
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!("{cpus} CPUs, {model}, Linux {}", kernel.trim())
 }
 
 fn demo() -> Result<bool, LabError> {

@@ -8,6 +8,9 @@ use super::Artifacts;
 use super::BUILT_IN;
 use super::Initramfs;
 use super::LabError;
+use super::emulator;
+use super::emulator::Failure;
+use super::emulator::Look;
 use super::file_error;
 use super::in_load_order;
 use std::fmt::Write as _;
@@ -15,7 +18,6 @@ use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
-use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -76,6 +78,8 @@ pub struct Machine {
     background: Vec<String>,
     jobs: Vec<Job>,
     disk: Option<PathBuf>,
+    patience: Option<Duration>,
+    limit: Option<Duration>,
     memory_mib: u32,
     cpus: u32,
 }
@@ -94,6 +98,8 @@ impl Machine {
             background: Vec::new(),
             jobs: Vec::new(),
             disk: None,
+            patience: None,
+            limit: None,
             memory_mib: 2048,
             cpus: 2,
         };
@@ -150,6 +156,18 @@ impl Machine {
         self
     }
 
+    /// Has it ended when no job writes anything for this long.
+    pub fn patience(&mut self, patience: Duration) -> &mut Self {
+        self.patience = Some(patience);
+        self
+    }
+
+    /// Ends it after this long, whatever its jobs may take.
+    pub fn limit(&mut self, limit: Duration) -> &mut Self {
+        self.limit = Some(limit);
+        self
+    }
+
     /// Gives it a disk, `/dev/vda`: a file of this machine. What its kernel writes there
     /// is in the file when the emulator is killed; nothing else is.
     ///
@@ -170,8 +188,9 @@ impl Machine {
         self
     }
 
-    /// Boots it, lets the jobs run, powers it off. `folder` receives the console's
-    /// output and stays.
+    /// Boots it, lets the jobs run, powers it off. `folder` receives what its console
+    /// (`console.log`) and its jobs (`jobs.log`) write, and stays; where its CPUs were
+    /// (`cpus.txt`), when it had to be ended.
     ///
     /// # Errors
     /// [`LabError::Machine`] when it does not power off by itself.
@@ -220,11 +239,14 @@ impl Machine {
         self.files.write(&initrd)?;
         let console = folder.join("console.log");
         let results = folder.join("jobs.log");
+        // What another machine said is not of this one.
+        let _ = fs::remove_file(&console);
+        let _ = fs::remove_file(&results);
 
         let mut qemu = Command::new(&self.artifacts.qemu);
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max"])
             .args(["-M", "q35", "-nodefaults", "-no-user-config", "-no-reboot"])
-            .args(["-display", "none", "-monitor", "none"])
+            .args(["-display", "none"])
             .args(["-smp", &self.cpus.to_string()])
             .args(["-m", &format!("{}M", self.memory_mib)])
             .arg("-kernel")
@@ -235,15 +257,13 @@ impl Machine {
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
             .arg("-serial")
-            .arg(format!("file:{}", results.display()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+            .arg(format!("file:{}", results.display()));
         if let Some(disk) = &self.disk {
             let disk = disk.display();
             qemu.args(["-drive", &format!("file={disk},format=raw,if=virtio")]);
         }
-        let limit = BOOT + self.jobs.iter().map(|j| j.deadline).sum::<Duration>();
+        let jobs: Duration = self.jobs.iter().map(|j| j.deadline).sum();
+        let limit = self.limit.unwrap_or(BOOT + jobs);
         let jobs_so_far = || {
             let output = fs::read(&results).unwrap_or_default();
             self.results(&String::from_utf8_lossy(&output))
@@ -255,23 +275,36 @@ impl Machine {
             told += new.inspect(|job| ended(job)).count();
         };
         let mut was_killed = false;
-        let outcome = wait(qemu, limit, &mut || {
+        let mut written = (0, Instant::now());
+        let outcome = emulator::run(qemu, limit, &folder.join("cpus.txt"), &mut || {
             let jobs = jobs_so_far();
             tell(&jobs);
             let said = |job: &JobResult| killed.is_some_and(|k| job.output.contains(k));
             was_killed = jobs.iter().any(said);
-            was_killed
+            let length = fs::metadata(&results).map_or(0, |file| file.len());
+            if written.0 != length {
+                written = (length, Instant::now());
+            }
+            match self.patience {
+                _ if was_killed => Look::Enough,
+                Some(patience) if written.1.elapsed() > patience => Look::Still,
+                _ => Look::On,
+            }
         });
         let _ = fs::remove_file(&initrd);
         let jobs = jobs_so_far();
         tell(&jobs);
-        match outcome {
+        let what = match outcome {
             Ok(()) if was_killed || jobs.iter().all(|j| j.status.is_some()) => {
-                Ok(MachineReport { jobs, console })
+                return Ok(MachineReport { jobs, console });
             }
-            Ok(()) => Err(LabError::Died { console }),
-            Err(what) => Err(LabError::Machine { what, console }),
-        }
+            Ok(()) => return Err(LabError::Died { console }),
+            Err(Failure::Still) => return Err(LabError::Still { console }),
+            Err(Failure::Late) => format!("no power-off within {} s", limit.as_secs()),
+            Err(Failure::Ended(what)) => what,
+            Err(Failure::Lab(error)) => return Err(error),
+        };
+        Err(LabError::Machine { what, console })
     }
 
     fn init(&self) -> String {
@@ -336,43 +369,5 @@ impl Machine {
                 }
             })
             .collect()
-    }
-}
-
-/// Runs it to its end; kills it when `look` says so.
-fn wait(
-    mut command: Command,
-    limit: Duration,
-    look: &mut dyn FnMut() -> bool,
-) -> Result<(), String> {
-    let mut child = command
-        .spawn()
-        .map_err(|e| format!("{} does not start: {e}", command.get_program().display()))?;
-    let until = Instant::now() + limit;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(status)) => {
-                let mut said = String::new();
-                if let Some(mut pipe) = child.stderr.take() {
-                    let _ = std::io::Read::read_to_string(&mut pipe, &mut said);
-                }
-                return Err(format!("QEMU ended with {status}: {}", said.trim()));
-            }
-            Ok(None) if Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(100));
-                if look() {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Ok(());
-                }
-            }
-            Ok(None) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("no power-off within {} s", limit.as_secs()));
-            }
-            Err(e) => return Err(format!("cannot wait for QEMU: {e}")),
-        }
     }
 }

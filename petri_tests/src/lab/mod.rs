@@ -8,6 +8,7 @@
 //! and busybox in a cache folder.
 
 mod artifacts;
+mod emulator;
 mod initramfs;
 mod machine;
 mod modules;
@@ -71,6 +72,12 @@ pub enum LabError {
         /// Where its console's output is.
         console: PathBuf,
     },
+    /// The machine stood still: no job wrote anything any more.
+    #[error("the machine stood still; its console: {console}, and where its CPUs were beside it")]
+    Still {
+        /// Where its console's output is.
+        console: PathBuf,
+    },
     /// The machine did not end in time, or failed.
     #[error("{what}; its console: {console}")]
     Machine {
@@ -82,6 +89,16 @@ pub enum LabError {
 }
 
 impl LabError {
+    /// What happened to a machine, without where it is told.
+    pub fn short(&self) -> String {
+        match self {
+            Self::Died { .. } => "it died".to_owned(),
+            Self::Still { .. } => "it stood still".to_owned(),
+            Self::Machine { what, .. } => what.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether this host cannot run the lab at all (and the test is skipped).
     pub const fn is_missing(&self) -> bool {
         matches!(self, Self::Missing { .. })

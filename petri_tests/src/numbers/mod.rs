@@ -1,233 +1,163 @@
-//! The lab's figures: each beside its baseline, measured in turns inside one L1.
+//! The lab's figures: each under every VMM in turns, inside one L1.
 //!
-//! | figure | file |
+//! | file | what |
 //! |---|---|
-//! | guest boot, from starting the VMM to our init | `boot` |
-//! | doorbell round trip and ring throughput between two guests | `doorbell` |
-//! | what KVM did meanwhile | `exits` |
-//! | the Guide's page | `page` |
+//! | `part` | what one L1 measures, and in which turns |
+//! | `boot`, `pairs`, `exits` | a turn: one guest's boot; two guests with doorbells and rings; what KVM did meanwhile |
+//! | `machines` | an L1 a part, another one where it dies or stands still |
+//! | `saved` | what is measured, kept as soon as it is there |
+//! | `page` | the Guide's page of it |
 //!
 //! Clocks under TCG say nothing about real time; what VMMs cost in the same L1 can
 //! still be compared. OpenVMM is one of them where `PORTAL_OPENVMM` names one.
+//!
+//! An emulated machine with an emulated SVM may die or stand still, the sooner the more
+//! it has done. So each part has a short one of its own, a turn's samples leave it when
+//! they are taken, and what was taken before it failed counts.
 
 mod boot;
-mod doorbell;
 mod exits;
+mod machines;
 mod page;
+mod pairs;
+mod part;
+mod saved;
 
+pub use machines::measure;
 pub use page::page;
+pub use part::Part;
+pub use part::turn_inside;
+pub use saved::Place;
+pub use saved::Run;
+pub use saved::Saved;
 
-use crate::ended::NotPassed;
-use crate::ended::Passed;
-use crate::lab::Lab;
-use crate::lab::LabError;
-use crate::programs::Programs;
-use crate::session;
 use crate::vmm::Vmm;
 use serde::Deserialize;
 use serde::Serialize;
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
 
-/// What the measurement inside L1 may take: several times what a quiet machine needs.
-const LIMIT: Duration = Duration::from_secs(1200);
-/// Machines of which one has to get to its end.
-const TRIES: u32 = 3;
-/// Starts the line with the result.
-const MARK: &str = "##numbers ";
-
-/// Several samples of one thing.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Samples(Vec<f64>);
-
-impl Samples {
-    /// The middle one, the least and the greatest; `NaN` without samples.
-    pub fn spread(&self) -> (f64, f64, f64) {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        let at = |n: usize| sorted.get(n).copied().unwrap_or(f64::NAN);
-        (
-            at(sorted.len() / 2),
-            at(0),
-            at(sorted.len().saturating_sub(1)),
-        )
-    }
-
-    /// The middle one.
-    pub fn median(&self) -> f64 {
-        self.spread().0
-    }
-}
-
-/// What a figure is held to.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Baseline {
-    /// What it is compared with.
-    pub what: String,
-    /// In the figure's unit.
-    pub samples: Samples,
-    /// The ratio of medians that it is held to, at most; `None` where the comparison is
-    /// only for information.
-    pub bar: Option<f64>,
-}
-
-/// One figure.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Figure {
-    /// What was measured.
-    pub what: String,
-    /// The unit of its samples.
-    pub unit: String,
-    /// Ours.
-    pub ours: Samples,
-    /// What it is compared with.
-    pub baselines: Vec<Baseline>,
+/// A figure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Figure {
+    /// From the start of the VMM's process to the first line of our init.
+    Boot,
+    /// A doorbell round trip by MSI-X.
+    MsiX,
+    /// A doorbell round trip by INTx.
+    IntX,
+    /// A round trip through a ring, both guests spinning.
+    RingTrip,
+    /// Bytes through a ring.
+    RingRate,
 }
 
 impl Figure {
-    /// The median over a baseline's.
-    pub fn ratio(&self, to: &Baseline) -> f64 {
-        self.ours.median() / to.samples.median()
-    }
-}
+    /// Every one, in the order of the page.
+    pub const ALL: [Self; 5] = [
+        Self::Boot,
+        Self::MsiX,
+        Self::IntX,
+        Self::RingTrip,
+        Self::RingRate,
+    ];
 
-/// The VMMs that are there, each this many times, and not always in the same order: none
-/// has the warmer cache throughout. OpenVMM, which takes longest, is left out of every
-/// second round.
-fn turns(lab: &Lab, rounds: usize) -> Vec<Vmm> {
-    let there = |vmm: &Vmm| *vmm != Vmm::OpenVmm || lab.programs.openvmm.is_some();
-    let all: Vec<Vmm> = Vmm::ALL.into_iter().filter(there).collect();
-    let mut turns = Vec::new();
-    for round in 0..rounds {
-        match round % 2 {
-            0 => turns.extend(all.iter().copied()),
-            _ => turns.extend(all.iter().rev().filter(|vmm| **vmm != Vmm::OpenVmm)),
+    /// What is measured.
+    pub const fn what(self) -> &'static str {
+        match self {
+            Self::Boot => "Guest boot, from starting the VMM to our init",
+            Self::MsiX => {
+                "Doorbell round trip, guest user space to guest user space, MSI-X by VFIO"
+            }
+            Self::IntX => "Doorbell round trip, INTx by `uio_pci_generic`",
+            Self::RingTrip => "56 bytes there and back through rings, both guests spinning",
+            Self::RingRate => "Bytes through a ring of the region, guest to guest",
         }
     }
-    turns
+
+    /// The unit of its samples.
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Self::Boot => "s",
+            Self::MsiX | Self::IntX => "ms",
+            Self::RingTrip => "µs",
+            Self::RingRate => "MiB/s",
+        }
+    }
+
+    /// Whether more is better; else less is.
+    pub const fn more_is_better(self) -> bool {
+        matches!(self, Self::RingRate)
+    }
+
+    /// The part that it is a figure of.
+    pub const fn part(self) -> Part {
+        match self {
+            Self::Boot => Part::Boot,
+            Self::MsiX => Part::Doorbell,
+            Self::IntX => Part::IntX,
+            Self::RingTrip | Self::RingRate => Part::Ring,
+        }
+    }
+
+    /// What it is compared with, of the same part: QEMU's, but for INTx, which QEMU's
+    /// ivshmem has not.
+    pub const fn baseline(self) -> (Self, Vmm) {
+        match self {
+            Self::IntX => (Self::MsiX, Vmm::PortalVmm),
+            _ => (self, Vmm::Qemu),
+        }
+    }
+
+    /// What the ratio to the baseline is held to, at most. Only `portal_vmm` is: how
+    /// OpenVMM is built is not ours to say.
+    pub const fn bar(self, vmm: Vmm) -> Option<f64> {
+        match (self, vmm) {
+            (Self::Boot, Vmm::PortalVmm) => Some(0.7),
+            (Self::MsiX, Vmm::PortalVmm) => Some(1.0),
+            _ => None,
+        }
+    }
 }
 
-/// Samples of one thing under several VMMs.
-#[derive(Debug, Default)]
-struct Taken(BTreeMap<Vmm, Vec<f64>>);
-
-impl Taken {
-    fn add(&mut self, vmm: Vmm, samples: impl IntoIterator<Item = f64>) {
-        self.0.entry(vmm).or_default().extend(samples);
-    }
-
-    fn of(&self, vmm: Vmm) -> Samples {
-        Samples(self.0.get(&vmm).cloned().unwrap_or_default())
-    }
-
-    /// A figure for each VMM but QEMU, which is the baseline. Only `portal_vmm` is held to
-    /// the bar: OpenVMM may be built without optimisation.
-    fn figures(&self, what: &str, unit: &str, qemu: &str, bar: Option<f64>) -> Vec<Figure> {
-        let others = self.0.keys().filter(|vmm| **vmm != Vmm::Qemu);
-        let figure = |&vmm: &Vmm| Figure {
-            what: format!("{what}: `{vmm}`"),
-            unit: unit.to_owned(),
-            ours: self.of(vmm),
-            baselines: vec![Baseline {
-                what: qemu.to_owned(),
-                samples: self.of(Vmm::Qemu),
-                bar: bar.filter(|_| vmm == Vmm::PortalVmm),
-            }],
-        };
-        others.map(figure).collect()
-    }
-}
-
-/// What KVM counted in one VMM, for each round trip.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Counted {
-    /// The VMM, and how its guests heard doorbells.
-    pub of: String,
-    /// Counter and rate, in the order in which `exits` lists them.
+/// What one turn of one VMM measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Taken {
+    /// Of what.
+    pub figure: Figure,
+    /// Under which VMM.
+    pub vmm: Vmm,
+    /// In the figure's unit.
+    pub samples: Vec<f64>,
+    /// Counters of KVM for each round trip, by name: what was taken along.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rates: Vec<(String, f64)>,
 }
 
-/// Everything that is measured.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Figures {
-    /// The kernel of L1 and of its guests.
-    pub kernel: String,
-    /// The QEMU that is compared with.
-    pub qemu: String,
-    /// The OpenVMM that ran too, if any.
-    pub openvmm: Option<String>,
-    /// The figures.
-    pub figures: Vec<Figure>,
-    /// What KVM counted during doorbell round trips.
-    pub counted: Vec<Counted>,
+/// The middle one of some samples, the least and the greatest.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spread {
+    /// The middle one; of an even number the greater of the two.
+    pub median: f64,
+    /// The least.
+    pub least: f64,
+    /// The greatest.
+    pub most: f64,
+    /// How many there are.
+    pub count: usize,
 }
 
-/// Boots L1, measures inside, returns the figures.
-///
-/// # Errors
-/// [`LabError`] when L1 does not come to its end, or a measurement fails in it.
-pub fn measure(programs: &Programs, folder: &Path) -> Result<Figures, LabError> {
-    let mut tries = 0;
-    let report = loop {
-        let mut machine = session::equipped(programs)?;
-        machine.job("numbers", "/lab/portal-lab measure", LIMIT);
-        tries += 1;
-        match machine.run(folder) {
-            // An emulated machine that dies says nothing of what it measured.
-            Err(died @ LabError::Died { .. }) if tries < TRIES => {
-                println!("{died}; once more in another one");
-            }
-            ended => break ended?,
-        }
-    };
-    let output = report.jobs.first().map_or("", |job| job.output.as_str());
-    let json = output.lines().find_map(|line| line.strip_prefix(MARK));
-    let figures = json.and_then(|json| serde_json::from_str(json).ok());
-    figures.ok_or_else(|| LabError::Machine {
-        what: format!("no figures: {output}"),
-        console: report.console,
-    })
-}
-
-/// Measures, inside L1; the result is a line on standard output.
-///
-/// # Errors
-/// [`NotPassed`] when a guest does not come up.
-pub fn measure_inside() -> Passed {
-    let folder = Path::new("/tmp/numbers");
-    let lab = Lab::new(Programs::inside(), folder, LIMIT, true)?;
-    exits::mount()?;
-    let mut figures = boot::measure(&lab)?;
-    let (round_trips, counted) = doorbell::measure(&lab).inspect_err(|_| {
-        let log = lab.folder.join("switchboard.log");
-        println!("{}", std::fs::read_to_string(log).unwrap_or_default());
-    })?;
-    figures.extend(round_trips);
-    let openvmm = match &lab.programs.openvmm {
-        Some(openvmm) => Some(first_word(&lab, openvmm, &["--version"])?),
-        None => None,
-    };
-    let all = Figures {
-        kernel: first_word(&lab, "uname", &["-r"])?,
-        qemu: first_word(&lab, &lab.programs.debian.qemu, &["--version"])?,
-        openvmm,
-        figures,
-        counted,
-    };
-    let json = serde_json::to_string(&all).map_err(NotPassed::failed)?;
-    println!("{MARK}{json}");
-    Ok(())
-}
-
-/// The first line of what a program says about itself.
-fn first_word(lab: &Lab, program: impl AsRef<Path>, words: &[&str]) -> Passed<String> {
-    let program = program.as_ref();
-    let name = program.file_name().unwrap_or_default().to_string_lossy();
-    let mut command = std::process::Command::new(program);
-    let mut process = crate::process::Process::start(&name, command.args(words), &lab.folder)?;
-    process.wait(lab.until)?;
-    Ok(process.output().lines().next().unwrap_or("").to_owned())
+impl Spread {
+    /// Of these samples; `None` without any.
+    pub fn of(samples: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut sorted: Vec<f64> = samples.into_iter().collect();
+        sorted.sort_by(f64::total_cmp);
+        Some(Self {
+            median: *sorted.get(sorted.len() / 2)?,
+            least: *sorted.first()?,
+            most: *sorted.last()?,
+            count: sorted.len(),
+        })
+    }
 }
 
 #[cfg(test)]
@@ -236,8 +166,9 @@ mod tests {
 
     #[test]
     fn the_middle_sample_counts() {
-        let samples = Samples(vec![3.0, 1.0, 9.0, 2.0, 8.0]);
-        assert_eq!(samples.spread(), (3.0, 1.0, 9.0));
-        assert!(Samples(Vec::new()).median().is_nan());
+        let spread = Spread::of([3.0, 1.0, 9.0, 2.0, 8.0]).unwrap();
+        assert_eq!((spread.median, spread.least), (3.0, 1.0));
+        assert_eq!((spread.most, spread.count), (9.0, 5));
+        assert_eq!(Spread::of([]), None);
     }
 }

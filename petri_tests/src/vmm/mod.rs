@@ -137,16 +137,6 @@ impl GuestFiles<'_> {
         Console::new(self.console.clone())
     }
 
-    /// Empties the console, for another start from the same files.
-    pub(crate) fn forget_console(&self) -> Passed {
-        match std::fs::remove_file(&self.console) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(NotPassed::of_file(&self.console)(error))
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn kernel_command_line(&self) -> String {
         let mut line = String::from("console=ttyS0 quiet panic=-1");
         if self.guest.iommu {
