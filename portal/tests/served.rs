@@ -300,7 +300,7 @@ fn what_a_switchboard_refuses_is_told_and_harms_nobody() {
         let _daemon = serve_region(folder, &region);
         let mut me = join(folder, "me");
         let ran = portal_in(folder, &["run", "pair.toml"]);
-        assert!(ran.code != 0 && ran.err.contains(told), "{keys}: {ran:?}");
+        assert!(ran.code == 3 && ran.err.contains(told), "{keys}: {ran:?}");
         assert!(!ran.err.contains("panicked"), "{ran:?}");
         until(&mut me, "whoever came is gone", |me| {
             me.neighbours().is_empty()

@@ -15,6 +15,7 @@ mod pmem_served;
 mod pulse;
 mod returns;
 mod warp;
+mod wrong_options;
 
 pub(crate) use exchange::first_guest;
 pub(crate) use exchange::guest_with;
@@ -70,6 +71,7 @@ pub const ALL: &[Scenario] = &[
     host_process::ALL_KINDS,
     host_process::SWITCHBOARD_KILLED,
     hostile::HOSTILE,
+    wrong_options::WRONG_OPTIONS,
     warp::KVM_TESTS,
     warp::DEMO,
 ];

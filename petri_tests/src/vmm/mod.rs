@@ -1,8 +1,8 @@
 //! The VMM under test as a parameter: each turns the same [`Guest`]s into a command
 //! line or a configuration of its own.
 
-mod openvmm;
-mod portal_vmm;
+pub(crate) mod openvmm;
+pub(crate) mod portal_vmm;
 mod qemu;
 
 use crate::ended::NotPassed;

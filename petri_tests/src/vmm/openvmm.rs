@@ -20,6 +20,7 @@ use rustix::pty::OpenptFlags;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -62,6 +63,26 @@ pub(super) fn start(lab: &Lab, files: &GuestFiles<'_>, regions: &[Region]) -> Pa
         consoles: vec![files.console()],
         inspected: Inspected::At(keyboard),
     })
+}
+
+/// Starts it with one more `--portal` option, one root port (`rp0`), and a guest that
+/// has only a kernel and gets nowhere.
+pub(crate) fn bare(lab: &Lab, name: &str, console: &Path, option: &str) -> Passed<Process> {
+    let Some(program) = &lab.programs.openvmm else {
+        return Err(NotPassed::skipped("PORTAL_OPENVMM names no openvmm"));
+    };
+    let mut openvmm = Command::new(program);
+    openvmm
+        .args(["--hv", "--single-process", "--kernel"])
+        .arg(&lab.programs.debian.guest_kernel.image)
+        .args(["-c", "console=ttyS0 panic=-1", "-m", "256MB", "-p", "1"])
+        .arg("--com1")
+        .arg(format!("file={}", console.display()))
+        .args(["--guest-reset-action", "exit"])
+        .args(["--pcie-root-complex", "rc0", "--pcie-root-port", "rc0:rp0"])
+        .args(["--portal", option]);
+    let (_keyboard, terminal) = terminal()?;
+    Process::start_with(name, &mut openvmm, &lab.folder, terminal.into())
 }
 
 /// A new terminal: the end that types, and the end that reads.

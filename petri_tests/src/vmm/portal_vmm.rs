@@ -32,6 +32,24 @@ pub(super) fn start(lab: &Lab, guests: &[GuestFiles<'_>], regions: &[Region]) ->
     })
 }
 
+/// Starts it with a region and a device of it, which a `;` separates, and a guest that
+/// has only a kernel and gets nowhere.
+pub(crate) fn bare(lab: &Lab, name: &str, console: &Path, keys: &str) -> Passed<Process> {
+    let (region, device) = keys.split_once(';').unwrap_or((keys, ""));
+    let kernel = &lab.programs.debian.guest_kernel.image;
+    let console = console.display();
+    let text = format!(
+        "[[region]]\n{region}\n[[partition]]\nname = \"guest\"\nkernel = {kernel:?}\n\
+         cmdline = \"console=ttyS0 panic=-1\"\nconsole = \"file:{console}\"\n\
+         [[partition.device]]\n{device}\n"
+    );
+    let path = lab.folder.join(format!("{name}.toml"));
+    fs::write(&path, text).map_err(NotPassed::of_file(&path))?;
+    let mut portal = Command::new(&lab.programs.portal);
+    portal.args(["run", "--until-done"]).arg(&path);
+    Process::start(name, &mut portal, &lab.folder)
+}
+
 /// What `portal inspect` says of a guest's first device.
 pub(super) fn inspect(lab: &Lab, control: &Path, guest: &str) -> Passed<String> {
     let mut portal = Command::new(&lab.programs.portal);

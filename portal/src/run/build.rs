@@ -30,6 +30,7 @@ use portal_resources::IvshmemV2Handle;
 use portal_resources::Mapping;
 use portal_resources::PciDevice;
 use portal_resources::RegionHandle;
+use portal_resources::ResolveError;
 use portal_resources::Resource;
 use portal_resources::VirtioPmemHandle;
 use portal_vmm::Console;
@@ -419,14 +420,22 @@ fn resolve<H: HandleOf<PciDevice>>(
         partition: partition.to_owned(),
         regions: regions.clone(),
     };
-    let fail = |e: &dyn std::fmt::Display| {
-        let what = format!("partition {partition:?}, region {region:?}: {e}");
-        Failure::new(Kind::Failed, what)
+    let fail = |error: ResolveError| match &error {
+        ResolveError::Failed(source) if let Some(source) = source.downcast_ref() => {
+            let mut failure = vmm(source);
+            failure.what = format!("partition {partition:?}: {}", failure.what);
+            failure
+        }
+        error => Failure::new(
+            Kind::Failed,
+            format!("partition {partition:?}, region {region:?}: {error}"),
+        ),
     };
-    let resource = Resource::new(handle).map_err(|e| fail(&e))?;
+    let resource =
+        Resource::new(handle).map_err(|error| fail(ResolveError::Failed(error.into())))?;
     resolvers::standard()
         .and_then(|known| known.resolve(&resource, &mut context))
-        .map_err(|e| fail(&e))
+        .map_err(fail)
 }
 
 fn attach(

@@ -11,6 +11,7 @@ use openvmm_defs::config::PcieDeviceConfig;
 use openvmm_defs::config::PcieMmioRangeConfig;
 use openvmm_defs::config::PciePortConfig;
 use openvmm_defs::config::PcieRootComplexConfig;
+use openvmm_defs::config::PcieSwitchConfig;
 use portal_resources::PciModel;
 use portal_resources::PortalPciHandle;
 use portal_resources::PortalPmemHandle;
@@ -42,10 +43,14 @@ const LOW_MMIO: u64 = 4 << 20;
 pub(crate) fn devices(
     options: &[PortalCli],
     complexes: &mut Vec<PcieRootComplexConfig>,
+    switches: &[PcieSwitchConfig],
 ) -> anyhow::Result<Vec<PcieDeviceConfig>> {
     let mut ports = Vec::new();
     let mut devices = Vec::new();
     for option in options {
+        if let Some(port) = &option.pcie_port {
+            has_port(port, complexes, switches).with_context(|| shown(option))?;
+        }
         let port_name = option.pcie_port.clone().unwrap_or_else(|| {
             let name = format!("portal{}", ports.len());
             ports.push(port(name.clone()));
@@ -60,6 +65,30 @@ pub(crate) fn devices(
         complexes.push(root_complex(complexes, ports)?);
     }
     Ok(devices)
+}
+
+fn has_port(
+    port: &str,
+    complexes: &[PcieRootComplexConfig],
+    switches: &[PcieSwitchConfig],
+) -> anyhow::Result<()> {
+    let of_complexes = complexes.iter().flat_map(|complex| &complex.ports);
+    let of_switches = switches.iter().flat_map(|switch| &switch.ports);
+    let all: Vec<_> = of_complexes
+        .chain(of_switches)
+        .map(|port| port.name.as_str())
+        .collect();
+    anyhow::ensure!(
+        !all.is_empty(),
+        "pcie_port={port}: there are no ports; make one with --pcie-root-port, or leave pcie_port \
+         out"
+    );
+    anyhow::ensure!(
+        all.contains(&port),
+        "pcie_port={port}: there is no such port; there are: {}",
+        all.join(", ")
+    );
+    Ok(())
 }
 
 fn resource(option: &PortalCli) -> anyhow::Result<Resource<PciDeviceHandleKind>> {
@@ -237,7 +266,8 @@ mod tests {
 
     fn error(option: &str) -> String {
         let option = PortalCli::from_str(option).unwrap();
-        format!("{:#}", devices(&[option], &mut Vec::new()).unwrap_err())
+        let mut complexes = vec![root_complex(&[], vec![port("rp0".into())]).unwrap()];
+        format!("{:#}", devices(&[option], &mut complexes, &[]).unwrap_err())
     }
 
     fn file(len: u64) -> tempfile::NamedTempFile {
@@ -257,6 +287,7 @@ mod tests {
             (format!("{served},vectors=0"), "vectors=0: has to be 1 to"),
             (format!("{served},vectors=65"), "vectors=65: has to be 1 to"),
             (format!("{served},kind=pmem,vectors=2"), "no doorbells"),
+            (format!("{served},pcie_port=rp1"), "there are: rp0"),
             ("file=/f,peer=1".to_owned(), "a file has no peers"),
             ("file=/nowhere/lake".to_owned(), "/nowhere/lake"),
             ("file=/".to_owned(), "not a regular file"),
@@ -289,8 +320,8 @@ mod tests {
             format!("file={file},kind=pmem"),
         ]
         .map(|option| PortalCli::from_str(&option).unwrap());
-        let mut complexes = Vec::new();
-        let devices = devices(&options, &mut complexes).unwrap();
+        let mut complexes = vec![root_complex(&[], vec![port("rp0".into())]).unwrap()];
+        let devices = devices(&options, &mut complexes, &[]).unwrap();
         let devices: Vec<_> = devices
             .iter()
             .map(|device| (device.port_name.as_str(), device.resource.id()))
@@ -303,8 +334,8 @@ mod tests {
                 ("portal1", "virtio")
             ]
         );
-        let [complex] = &complexes[..] else {
-            panic!("one root complex")
+        let [_, complex] = &complexes[..] else {
+            panic!("one root complex more")
         };
         assert_eq!(complex.ports.len(), 2);
     }
