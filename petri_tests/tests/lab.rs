@@ -7,14 +7,21 @@ use std::time::Duration;
 
 const SHORT: Duration = Duration::from_secs(20);
 
-#[test]
-fn boots_runs_jobs_and_powers_off() -> Result<(), LabError> {
-    let artifacts = match Artifacts::prepare() {
+/// What the lab needs; `None` where it cannot be had.
+fn artifacts() -> Result<Option<Artifacts>, LabError> {
+    match Artifacts::prepare() {
         Err(e) if e.is_missing() => {
             println!("skipped: {e}");
-            return Ok(());
+            Ok(None)
         }
-        other => other?,
+        other => other.map(Some),
+    }
+}
+
+#[test]
+fn boots_runs_jobs_and_powers_off() -> Result<(), LabError> {
+    let Some(artifacts) = artifacts()? else {
+        return Ok(());
     };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut machine = Machine::new(artifacts)?;
@@ -38,5 +45,23 @@ fn boots_runs_jobs_and_powers_off() -> Result<(), LabError> {
     assert_eq!(fails.status, Some(3));
     assert_eq!(fails.output, "it's no use");
     assert!(hangs.timed_out(), "{hangs:?}");
+    Ok(())
+}
+
+/// At whatever point of its boot, or in its job: nothing is written there any more.
+#[test]
+fn one_that_stands_still_is_ended_and_says_where_its_cpus_are() -> Result<(), LabError> {
+    let Some(artifacts) = artifacts()? else {
+        return Ok(());
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut machine = Machine::new(artifacts)?;
+    machine
+        .patience(Duration::from_secs(4))
+        .job("still", "sleep 1000", Duration::from_secs(1000));
+    let ended = machine.run(folder.path());
+    assert!(matches!(ended, Err(LabError::Still { .. })), "{ended:?}");
+    let cpus = std::fs::read_to_string(folder.path().join("cpus.txt")).expect("cpus.txt");
+    assert!(cpus.contains("RIP="), "{cpus}");
     Ok(())
 }

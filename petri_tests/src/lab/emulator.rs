@@ -17,7 +17,7 @@ use std::time::Instant;
 /// How often it is looked at.
 const POLL: Duration = Duration::from_millis(100);
 /// How long it may take to say where its CPUs are.
-const ANSWER: Duration = Duration::from_secs(10);
+const ANSWER: Duration = Duration::from_secs(30);
 /// Three times: CPUs that go round in a circle differ, those that stand still do not.
 const WHERE: &str = "\
 stop
