@@ -41,7 +41,6 @@ use portal_device::Input;
 use portal_device::Msi;
 use portal_device::StopReason;
 use portal_device::inspect::Node;
-use portal_device::standing;
 use portal_device::standing::Delivery;
 use portal_device::standing::Doorbells;
 use portal_device::standing::Vectors;
@@ -336,17 +335,11 @@ impl Binding {
                     && let Some(route) = self.parts.bell(peer, vector)
                 {
                     on.hv.route_doorbell(gpa, value, route.as_fd())?;
-                    self.doorbells.stands(standing::Doorbell {
-                        gpa,
-                        value,
-                        peer,
-                        vector,
-                        route,
-                    });
+                    self.doorbells.stands((gpa, value), (peer, vector), route);
                 }
             }
             Effect::UnrouteDoorbell { gpa, value, .. } => {
-                if let Some(bell) = self.doorbells.remove(gpa, value) {
+                if let Some(bell) = self.doorbells.remove((gpa, value)) {
                     on.hv.unroute_doorbell(gpa, value, bell.as_fd())?;
                 }
             }

@@ -2,7 +2,6 @@
 //! into memory, devices and vCPUs without running anything.
 
 use crate::Console;
-use crate::DeniedWrite;
 use crate::Join;
 use crate::LinuxImage;
 use crate::Member;
@@ -48,7 +47,6 @@ use portal_boot_abi as abi;
 use portal_boot_abi::BootInfo;
 use portal_boot_abi::RegionInfo;
 use portal_device::Access;
-use portal_resources::DeniedWrites;
 use portal_resources::FixedRegionHandle;
 use portal_resources::PciDevice;
 use portal_resources::Resource;
@@ -237,11 +235,8 @@ impl PartitionBuilder {
             gpa: handle.gpa,
             peer: member.peer(),
             epoch: u64::from(member.epoch()),
-            writable: Writable::of(handle.mapping, &region),
-            denied_write: match handle.denied_writes {
-                DeniedWrites::Drop => DeniedWrite::Drop,
-                DeniedWrites::Stop => DeniedWrite::Stop,
-            },
+            writable: region.writable(handle.mapping),
+            denied_write: handle.denied_writes,
             region,
         });
         self.members.push(member);

@@ -12,7 +12,7 @@ mod evidence;
 use crate::Bells;
 use crate::Capabilities;
 use crate::Console;
-use crate::DeniedWrite;
+use crate::DeniedWrites;
 use crate::DeviceRegion;
 use crate::FaultKind;
 use crate::RegionAttachment;
@@ -60,7 +60,6 @@ use portal_boot_abi as abi;
 use portal_device::Input;
 use portal_ivshmem::IvshmemV1;
 use portal_ivshmem::IvshmemV1Config;
-use portal_ivshmem::Window;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -230,7 +229,7 @@ fn guest() -> Guest {
         let device = IvshmemV1::new(IvshmemV1Config {
             peer: peer.0,
             region_len: SIZE,
-            windows: Window::sectioned(region.layout(), peer, true, true),
+            windows: region.parts(peer, Writable::Own),
             denied_write: portal_ivshmem::DeniedWrite::Drop,
             vectors: 2,
             intx: index == 1,
@@ -271,7 +270,7 @@ fn guest() -> Guest {
         peer,
         epoch: 1,
         writable: Writable::Own,
-        denied_write: DeniedWrite::Drop,
+        denied_write: DeniedWrites::Drop,
     };
     let uart = Uart::new(Console::Discard, None);
     let platform = Platform::new(

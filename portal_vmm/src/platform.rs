@@ -8,7 +8,7 @@
 //! an access is answered, never across a guest entry. Lock order: a device, then
 //! the address map.
 
-use crate::DeniedWrite;
+use crate::DeniedWrites;
 use crate::FaultKind;
 use crate::Sandbox;
 use crate::VmmError;
@@ -328,12 +328,12 @@ impl VcpuPlatform {
     /// A store to memory that another peer writes.
     fn denied(&self, attachment: usize, gpa: u64, offset: u64) -> Result<(), StopCause> {
         let policy = self.platform.regions.get(attachment);
-        match policy.map_or(DeniedWrite::Stop, |at| at.denied_write) {
-            DeniedWrite::Drop => {
+        match policy.map_or(DeniedWrites::Stop, |at| at.denied_write) {
+            DeniedWrites::Drop => {
                 count(&self.counters.dropped_stores);
                 Ok(())
             }
-            DeniedWrite::Stop => Err(StopCause::Fault(FaultKind::ReadOnly {
+            DeniedWrites::Stop => Err(StopCause::Fault(FaultKind::ReadOnly {
                 region: self.region_name(attachment),
                 gpa,
                 offset,

@@ -9,19 +9,23 @@
 
 use crate::VmmError;
 use crate::memory::HostRange;
+use hv_shmem::backing;
 use hv_shmem::backing::Backing;
-use hv_shmem::backing::Mapping;
 use hv_shmem::backing::View;
 use hv_shmem::layout::Layout;
 use hv_shmem::layout::PeerId;
 use portal_device::Access;
+use portal_ivshmem::Window;
+use portal_ivshmem::Writable;
+use portal_resources::DeniedWrites;
+use portal_resources::Mapping;
 use std::sync::Arc;
 
 /// A region in this process, to be mapped into any number of partitions.
 #[derive(Debug)]
 pub struct SharedRegion {
     name: String,
-    mapping: Mapping,
+    mapping: backing::Mapping,
     memory: HostRange,
     layout: Layout,
     enforced: bool,
@@ -29,52 +33,6 @@ pub struct SharedRegion {
     one_writer: bool,
     /// Kept for its locks and descriptors.
     backing: Option<Arc<Backing>>,
-}
-
-/// A part of a region with one kind of access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RegionPart {
-    /// Offset in the region, bytes.
-    pub offset: u64,
-    /// Length, bytes.
-    pub len: u64,
-    /// What the guest may do there.
-    pub access: Access,
-}
-
-/// What of a region a partition may write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writable {
-    /// Its own section and the common one.
-    Own,
-    /// Everything.
-    All,
-    /// Nothing.
-    Nothing,
-}
-
-impl Writable {
-    /// What a handle asks for, as far as the region is made for it: in a flat
-    /// region checks alone keep peers apart, so only reading can be enforced.
-    pub fn of(mapping: portal_resources::Mapping, region: &SharedRegion) -> Self {
-        match mapping {
-            portal_resources::Mapping::ReadOnly => Self::Nothing,
-            portal_resources::Mapping::Sectioned if region.enforced => Self::Own,
-            portal_resources::Mapping::Flat if region.one_writer => Self::Own,
-            portal_resources::Mapping::Sectioned | portal_resources::Mapping::Flat => Self::All,
-        }
-    }
-}
-
-/// What a guest's store to a part that is read-only to it comes to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DeniedWrite {
-    /// The partition stops with [`crate::FaultKind::ReadOnly`].
-    #[default]
-    Stop,
-    /// The store has no effect and is counted.
-    Drop,
 }
 
 impl SharedRegion {
@@ -140,7 +98,7 @@ impl SharedRegion {
     /// `enforced`: others' sections are to be read-only in the second stage.
     pub fn new(
         name: impl Into<String>,
-        mapping: Mapping,
+        mapping: backing::Mapping,
         layout: Layout,
         enforced: bool,
     ) -> Arc<Self> {
@@ -182,7 +140,7 @@ impl SharedRegion {
     }
 
     /// The owner's mapping, for host-side peers in this process.
-    pub fn mapping(&self) -> &Mapping {
+    pub fn mapping(&self) -> &backing::Mapping {
         &self.mapping
     }
 
@@ -206,57 +164,28 @@ impl SharedRegion {
 
     /// What `peer` may do where: gapless, in order, neighbours with different
     /// access.
-    pub fn parts(&self, peer: PeerId, writable: Writable) -> Vec<RegionPart> {
-        let size = self.layout.size;
-        let whole = |access| {
-            vec![RegionPart {
-                offset: 0,
-                len: size,
-                access,
-            }]
-        };
-        match writable {
-            Writable::All if !self.enforced => return whole(Access::ReadWrite),
-            Writable::Nothing => return whole(Access::ReadOnly),
-            Writable::All | Writable::Own => {}
+    pub fn parts(&self, peer: PeerId, writable: Writable) -> Vec<Window> {
+        match self.plan(writable) {
+            Some(layout) => Window::of(layout, peer, writable),
+            None => Window::flat(self.size(), writable.access()),
         }
-        let mut parts: Vec<RegionPart> = Vec::new();
-        let own = self.layout.section(peer);
-        let common = &self.layout.common;
-        let own_edges = [
-            (common.start, Access::ReadOnly),
-            (common.end, Access::ReadWrite),
-            (own.start, Access::ReadOnly),
-            (own.end, Access::ReadWrite),
-            (size, Access::ReadOnly),
-        ];
-        // What alignment leaves over behind the last section is nobody's, and
-        // has no writable memory behind it.
-        let sections = u64::from(self.layout.max_peers) * self.layout.section_size;
-        let all_edges = [
-            (self.layout.sections_at() + sections, Access::ReadWrite),
-            (size, Access::ReadOnly),
-        ];
-        let edges = match writable {
-            Writable::All => &all_edges[..],
-            Writable::Own | Writable::Nothing => &own_edges[..],
-        };
-        let mut offset = 0;
-        for &(end, access) in edges {
-            let Some(len) = end.checked_sub(offset).filter(|len| *len > 0) else {
-                continue;
-            };
-            match parts.last_mut() {
-                Some(last) if last.access == access => last.len += len,
-                _ => parts.push(RegionPart {
-                    offset,
-                    len,
-                    access,
-                }),
-            }
-            offset = end;
+    }
+
+    /// The layout, as far as it binds a peer that may write this; `None`: all is one.
+    pub(crate) fn plan(&self, writable: Writable) -> Option<&Layout> {
+        let bound = self.enforced || writable != Writable::All;
+        bound.then_some(&self.layout)
+    }
+
+    /// What a handle asks for, as far as the region is made for it: in a flat
+    /// region checks alone keep peers apart, so only reading can be enforced.
+    pub fn writable(&self, mapping: Mapping) -> Writable {
+        match mapping {
+            Mapping::ReadOnly => Writable::Nothing,
+            Mapping::Sectioned if self.enforced => Writable::Own,
+            Mapping::Flat if self.one_writer => Writable::Own,
+            Mapping::Sectioned | Mapping::Flat => Writable::All,
         }
-        parts
     }
 }
 
@@ -274,7 +203,7 @@ pub struct RegionAttachment {
     /// What it may write.
     pub writable: Writable,
     /// What a store to someone else's part comes to.
-    pub denied_write: DeniedWrite,
+    pub denied_write: DeniedWrites,
 }
 
 #[cfg(test)]
@@ -317,31 +246,14 @@ mod tests {
     }
 
     #[test]
-    fn everything_of_a_sectioned_region_ends_with_its_last_section() {
-        let region = region(0, true);
-        let end = region.layout().section(PeerId(3)).end;
-        let parts = region.parts(PeerId(0), Writable::All);
-        assert_eq!((parts[0].len, parts[0].access), (end, Access::ReadWrite));
-        let behind: u64 = parts.iter().skip(1).map(|part| part.len).sum();
-        assert_eq!(behind, region.size() - end);
-    }
-
-    #[test]
-    fn a_stranger_writes_nothing_but_the_common_section() {
-        let parts = region(0, true).parts(PeerId(77), Writable::Own);
-        assert_eq!(parts.len(), 1);
-        assert_eq!(parts[0].access, Access::ReadOnly);
-    }
-
-    #[test]
     fn a_flat_region_is_one_part_whatever_a_handle_asks() {
         let region = region(0, false);
         for (mapping, access) in [
-            (portal_resources::Mapping::Sectioned, Access::ReadWrite),
-            (portal_resources::Mapping::Flat, Access::ReadWrite),
-            (portal_resources::Mapping::ReadOnly, Access::ReadOnly),
+            (Mapping::Sectioned, Access::ReadWrite),
+            (Mapping::Flat, Access::ReadWrite),
+            (Mapping::ReadOnly, Access::ReadOnly),
         ] {
-            let parts = region.parts(PeerId(1), Writable::of(mapping, &region));
+            let parts = region.parts(PeerId(1), region.writable(mapping));
             assert_eq!(parts.len(), 1);
             assert_eq!((parts[0].len, parts[0].access), (1 << 20, access));
         }

@@ -8,18 +8,14 @@ use crate::Member;
 use crate::RegionHost;
 use crate::ResolvedDevice;
 use crate::Storage;
-use crate::Writable;
 use crate::binding::DeviceRegion;
 use crate::region_host::Join;
 use hv_shmem::peers::PeerKind;
 use hv_shmem::peers::Rights;
-use portal_device::Access;
-use portal_device::Device;
-use portal_ivshmem::IvshmemV1;
-use portal_ivshmem::IvshmemV1Config;
-use portal_ivshmem::IvshmemV2;
-use portal_ivshmem::IvshmemV2Config;
-use portal_ivshmem::Window;
+use portal_ivshmem::DeniedWrite;
+use portal_ivshmem::Model;
+use portal_ivshmem::Place;
+use portal_ivshmem::Writable;
 use portal_pmem::VirtioPmem;
 use portal_pmem::VirtioPmemConfig;
 use portal_resources::DeniedWrites;
@@ -68,9 +64,6 @@ const PMEM_CLASS: u32 = 0x05_80_00;
 /// Entries of its queue: more flushes than a guest has vCPUs to wait for them.
 const PMEM_QUEUE: u16 = 256;
 
-/// What a partition that only reads asks for.
-const READER: Rights = Rights::READ.and(Rights::RING);
-
 impl DeviceContext {
     fn join(
         &self,
@@ -90,10 +83,10 @@ impl DeviceContext {
     }
 }
 
-const fn denied(policy: DeniedWrites) -> portal_ivshmem::DeniedWrite {
-    match policy {
-        DeniedWrites::Drop => portal_ivshmem::DeniedWrite::Drop,
-        DeniedWrites::Stop => portal_ivshmem::DeniedWrite::Stop,
+const fn writable(access: GuestAccess) -> Writable {
+    match access {
+        GuestAccess::ReadWrite => Writable::Own,
+        GuestAccess::ReadOnly => Writable::Nothing,
     }
 }
 
@@ -104,29 +97,20 @@ fn ivshmem_v1(
 ) -> Result<ResolvedDevice, ResolveError> {
     handle.check()?;
     let rights = match handle.mapping {
-        Mapping::Sectioned | Mapping::Flat => Rights::ALL,
-        Mapping::ReadOnly => READER,
+        Mapping::Sectioned | Mapping::Flat => Writable::All.rights(),
+        Mapping::ReadOnly => Writable::Nothing.rights(),
     };
     let member = context.join(&handle.region, handle.peer, handle.vectors, rights)?;
-    let region = member.region().clone();
-    let writable = Writable::of(handle.mapping, &region);
-    let parts = region.parts(member.peer(), writable);
-    let windows = parts.iter().map(|part| Window {
-        offset: part.offset,
-        len: part.len,
-        access: part.access,
-    });
-    let device = IvshmemV1::new(IvshmemV1Config {
-        peer: member.peer().0,
-        region_len: region.size(),
-        windows: windows.collect(),
-        denied_write: denied(handle.denied_writes),
+    let place = Shown {
+        model: Model::V1 {
+            intx: handle.intx_with(true),
+        },
+        slot: handle.slot,
+        writable: member.region().writable(handle.mapping),
         vectors: handle.vectors,
-        intx: handle.intx_with(true),
-    });
-    let device = Box::new(device.map_err(failed)?);
-    let name = format!("ivshmem:{}", handle.region);
-    Ok(in_region(name, device, handle.slot, writable, member))
+        denied_writes: handle.denied_writes,
+    };
+    place.device(member)
 }
 
 /// The same with sections, which the second stage enforces whatever the region
@@ -136,24 +120,63 @@ fn ivshmem_v2(
     context: &mut DeviceContext,
 ) -> Result<ResolvedDevice, ResolveError> {
     handle.check()?;
-    let (access, writable, rights) = match handle.access {
-        GuestAccess::ReadWrite => (Access::ReadWrite, Writable::Own, Rights::ALL),
-        GuestAccess::ReadOnly => (Access::ReadOnly, Writable::Nothing, READER),
-    };
+    let writable = writable(handle.access);
+    let rights = writable.rights();
     let member = context.join(&handle.region, handle.peer, handle.vectors, rights)?;
-    let device = IvshmemV2::new(IvshmemV2Config {
-        peer: member.peer(),
-        layout: member.region().layout().clone(),
+    let place = Shown {
+        model: Model::V2 {
+            protocol: handle.protocol,
+            one_shot: handle.one_shot,
+        },
+        slot: handle.slot,
+        writable,
         vectors: handle.vectors,
-        protocol: handle.protocol,
-        base: None,
-        access,
-        one_shot: handle.one_shot,
-        denied_write: denied(handle.denied_writes),
-    });
-    let device = Box::new(device.map_err(failed)?);
-    let name = format!("ivshmem2:{}", handle.region);
-    Ok(in_region(name, device, handle.slot, writable, member))
+        denied_writes: handle.denied_writes,
+    };
+    place.device(member)
+}
+
+/// How a member's place in its region is shown.
+struct Shown {
+    model: Model,
+    slot: Option<u8>,
+    writable: Writable,
+    vectors: u16,
+    denied_writes: DeniedWrites,
+}
+
+impl Shown {
+    fn device(self, member: Member) -> Result<ResolvedDevice, ResolveError> {
+        let (region, peer) = (member.region().clone(), member.peer());
+        let place = Place {
+            peer,
+            len: region.size(),
+            layout: region.plan(self.writable),
+            writable: self.writable,
+            vectors: self.vectors,
+            denied_write: match self.denied_writes {
+                DeniedWrites::Drop => DeniedWrite::Drop,
+                DeniedWrites::Stop => DeniedWrite::Stop,
+            },
+        };
+        let kind = match self.model {
+            Model::V1 { .. } => "ivshmem",
+            Model::V2 { .. } => "ivshmem2",
+        };
+        Ok(ResolvedDevice {
+            name: format!("{kind}:{}", region.name()),
+            device: place.function(self.model).map_err(failed)?,
+            slot: self.slot,
+            storage: None,
+            fabric: Some(member.fabric()),
+            region: Some(DeviceRegion {
+                region,
+                peer,
+                writable: self.writable,
+            }),
+            member: Some(member),
+        })
+    }
 }
 
 /// A file, or a region whole, as persistent memory.
@@ -162,10 +185,8 @@ fn virtio_pmem(
     context: &mut DeviceContext,
 ) -> Result<ResolvedDevice, ResolveError> {
     let source = handle.check()?;
-    let (access, rights) = match handle.access {
-        GuestAccess::ReadWrite => (Access::ReadWrite, Rights::ALL),
-        GuestAccess::ReadOnly => (Access::ReadOnly, READER),
-    };
+    let writable = writable(handle.access);
+    let (access, rights) = (writable.access(), writable.rights());
     let (storage, member) = match source {
         PmemSource::File(path) => (Storage::open(&path, access).map_err(failed)?, None),
         PmemSource::Region(region) => {
@@ -193,27 +214,4 @@ fn virtio_pmem(
         fabric: None,
         member,
     })
-}
-
-/// A device that is a member of a region.
-fn in_region(
-    name: String,
-    device: Box<dyn Device>,
-    slot: Option<u8>,
-    writable: Writable,
-    member: Member,
-) -> ResolvedDevice {
-    ResolvedDevice {
-        name,
-        device,
-        slot,
-        region: Some(DeviceRegion {
-            region: member.region().clone(),
-            peer: member.peer(),
-            writable,
-        }),
-        storage: None,
-        fabric: Some(member.fabric()),
-        member: Some(member),
-    }
 }

@@ -26,7 +26,7 @@ use portal_resources::PciDevice;
 use portal_resources::RegionHandle;
 use portal_resources::Resource;
 use portal_vmm::Bells;
-use portal_vmm::DeniedWrite;
+use portal_vmm::DeniedWrites;
 use portal_vmm::Fabric;
 use portal_vmm::FaultKind;
 use portal_vmm::Join;
@@ -105,7 +105,7 @@ fn at(region: &Arc<SharedRegion>, peer: u16, writable: Writable) -> RegionAttach
         peer: PeerId(peer),
         epoch: 1,
         writable,
-        denied_write: DeniedWrite::Drop,
+        denied_write: DeniedWrites::Drop,
     }
 }
 

@@ -21,7 +21,7 @@ use hv_shmem::mem::SharedMem;
 use hv_shmem::name::Name;
 use portal_boot_abi::WINDOW64_GPA;
 use portal_vmm::Bells;
-use portal_vmm::DeniedWrite;
+use portal_vmm::DeniedWrites;
 use portal_vmm::FaultKind;
 use portal_vmm::Kvm;
 use portal_vmm::Outcome;
@@ -131,7 +131,7 @@ fn region(sectioned: bool, storage: Storage) -> Arc<SharedRegion> {
     SharedRegion::of_backing("shared", backing).unwrap()
 }
 
-fn at(region: &Arc<SharedRegion>, peer: u16, denied_write: DeniedWrite) -> RegionAttachment {
+fn at(region: &Arc<SharedRegion>, peer: u16, denied_write: DeniedWrites) -> RegionAttachment {
     RegionAttachment {
         region: region.clone(),
         gpa: WINDOW64_GPA,
@@ -179,14 +179,14 @@ fn a_store_to_the_own_section_is_seen_by_host_and_neighbour() {
         let mem = region.mapping().mem();
         assert_eq!(mem.load_u32(own, hv_shmem::mem::Ordering::Relaxed), 0);
         let builder =
-            partition("writer", store_at_offset()).region(at(&region, 2, DeniedWrite::Stop));
+            partition("writer", store_at_offset()).region(at(&region, 2, DeniedWrites::Stop));
         let writer = started(&hypervisor, builder, own);
         assert_eq!(writer.wait(PATIENCE), Some(Outcome::Exited(0x5A)));
         assert_eq!(mem.load_u32(own, hv_shmem::mem::Ordering::Relaxed), 0x5A);
         let builder = partition("reader", load_at_offset_for_ever());
         let reader = started(
             &hypervisor,
-            builder.region(at(&region, 1, DeniedWrite::Stop)),
+            builder.region(at(&region, 1, DeniedWrites::Stop)),
             own,
         );
         wait_for(&reader, || word(&reader, 0x18_0010) > 10);
@@ -202,7 +202,7 @@ fn a_store_to_anothers_section_stops_the_partition() {
     let other = region.layout().section(PeerId(1)).start + 64;
     for offset in [other, 0x1000] {
         let builder =
-            partition("greedy", store_at_offset()).region(at(&region, 0, DeniedWrite::Stop));
+            partition("greedy", store_at_offset()).region(at(&region, 0, DeniedWrites::Stop));
         let outcome = started(&hypervisor, builder, offset)
             .wait(PATIENCE)
             .unwrap();
@@ -227,7 +227,7 @@ fn a_store_to_anothers_section_can_be_dropped_and_counted() {
     };
     let region = region(true, Storage::Memfd);
     let other = region.layout().section(PeerId(1)).start + 64;
-    let builder = partition("greedy", store_at_offset()).region(at(&region, 0, DeniedWrite::Drop));
+    let builder = partition("greedy", store_at_offset()).region(at(&region, 0, DeniedWrites::Drop));
     let greedy = started(&hypervisor, builder, other);
     assert_eq!(greedy.wait(PATIENCE), Some(Outcome::Exited(0)));
     assert_eq!(greedy.stats().dropped_stores(), 1);
@@ -243,7 +243,7 @@ fn the_same_store_reaches_a_flat_region() {
     };
     let region = region(false, Storage::Memfd);
     let other = region.layout().section(PeerId(1)).start + 64;
-    let builder = partition("greedy", store_at_offset()).region(at(&region, 0, DeniedWrite::Stop));
+    let builder = partition("greedy", store_at_offset()).region(at(&region, 0, DeniedWrites::Stop));
     let greedy = started(&hypervisor, builder, other);
     assert_eq!(greedy.wait(PATIENCE), Some(Outcome::Exited(0x5A)));
     let mem = region.mapping().mem();
@@ -262,7 +262,7 @@ fn a_truncated_backing_stops_its_users_only() {
     let offset = SIZE - 4096;
     let looking = |name: &str, region: &Arc<SharedRegion>| {
         let builder = partition(name, load_at_offset_for_ever());
-        let builder = builder.region(at(region, 0, DeniedWrite::Stop));
+        let builder = builder.region(at(region, 0, DeniedWrites::Stop));
         let partition = started(&hypervisor, builder, offset);
         wait_for(&partition, || word(&partition, 0x18_0010) > 2);
         partition
@@ -299,7 +299,7 @@ fn overlapping_and_misplaced_regions_are_refused() {
     let refused = |gpas: &[u64], word: &str| {
         let mut builder = partition("p", store_at_offset());
         for gpa in gpas {
-            let mut attachment = at(&region, 0, DeniedWrite::Stop);
+            let mut attachment = at(&region, 0, DeniedWrites::Stop);
             attachment.gpa = *gpa;
             builder = builder.region(attachment);
         }

@@ -34,7 +34,6 @@ use portal_resources::ResolveError;
 use portal_resources::Resource;
 use portal_resources::VirtioPmemHandle;
 use portal_vmm::Console;
-use portal_vmm::DeniedWrite;
 use portal_vmm::Image;
 use portal_vmm::Join;
 use portal_vmm::Kvm;
@@ -47,7 +46,6 @@ use portal_vmm::RegionAttachment;
 use portal_vmm::RegionHost;
 use portal_vmm::Sandbox;
 use portal_vmm::VmmError;
-use portal_vmm::Writable;
 use portal_vmm::resolvers;
 use portal_vmm::resolvers::DeviceContext;
 use std::collections::BTreeMap;
@@ -453,11 +451,8 @@ fn attach(
         gpa,
         peer: member.peer(),
         epoch: member.epoch().into(),
-        writable: Writable::of(mapping, &region),
-        denied_write: match denied_writes {
-            DeniedWrites::Stop => DeniedWrite::Stop,
-            DeniedWrites::Drop => DeniedWrite::Drop,
-        },
+        writable: region.writable(mapping),
+        denied_write: denied_writes,
         region,
     };
     Ok((member, attachment))

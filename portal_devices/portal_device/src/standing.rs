@@ -157,31 +157,19 @@ impl Vectors {
     }
 }
 
-/// A doorbell that the kernel rings, with what undoes that.
-#[derive(Clone, Debug)]
-pub struct Doorbell<R> {
-    /// Guest physical address of the register.
-    pub gpa: u64,
-    /// The 32-bit value that is stored there.
-    pub value: u32,
-    /// Whom it rings.
-    pub peer: u16,
-    /// On which vector.
-    pub vector: u16,
-    /// What stands for it.
-    pub route: R,
-}
-
 #[derive(Clone, Copy, Debug, Default)]
 struct Sent {
     by_hop: Counter,
     direct: u32,
 }
 
-/// The doorbells of a device.
+/// The doorbells of a device: those that the kernel rings, each with what undoes that, and
+/// those that the binding rang.
 #[derive(Clone, Debug)]
 pub struct Doorbells<R> {
-    standing: BTreeMap<(u64, u32), Doorbell<R>>,
+    /// By address and value of the store: whom it rings.
+    standing: BTreeMap<(u64, u32), ((u16, u16), R)>,
+    /// By peer and vector.
     to: BTreeMap<(u16, u16), Sent>,
     sent: Counter,
     unheard: Counter,
@@ -201,13 +189,11 @@ impl<R> Default for Doorbells<R> {
 }
 
 impl<R> Doorbells<R> {
-    /// A doorbell stands.
-    pub fn stands(&mut self, doorbell: Doorbell<R>) {
-        self.remove(doorbell.gpa, doorbell.value);
-        let to = (doorbell.peer, doorbell.vector);
+    /// The kernel rings `to`, a peer and its vector, at a store `at` an address with a value.
+    pub fn stands(&mut self, at: (u64, u32), to: (u16, u16), route: R) {
+        self.remove(at);
         self.to.entry(to).or_default().direct += 1;
-        self.standing
-            .insert((doorbell.gpa, doorbell.value), doorbell);
+        self.standing.insert(at, (to, route));
     }
 
     /// Counts a doorbell that cannot stand: the store leaves the guest.
@@ -216,12 +202,12 @@ impl<R> Doorbells<R> {
     }
 
     /// A doorbell is to stand no more.
-    pub fn remove(&mut self, gpa: u64, value: u32) -> Option<R> {
-        let doorbell = self.standing.remove(&(gpa, value))?;
-        if let Some(sent) = self.to.get_mut(&(doorbell.peer, doorbell.vector)) {
+    pub fn remove(&mut self, at: (u64, u32)) -> Option<R> {
+        let (to, route) = self.standing.remove(&at)?;
+        if let Some(sent) = self.to.get_mut(&to) {
             sent.direct = sent.direct.saturating_sub(1);
         }
-        Some(doorbell.route)
+        Some(route)
     }
 
     /// The binding rang `vector` of `peer`; `heard` says whether there was an event.
@@ -320,17 +306,11 @@ mod tests {
     fn doorbells_are_found_again_by_place_and_counted_by_peer() {
         let mut doorbells = Doorbells::default();
         for (value, peer, vector) in [(0x1_0000, 1, 0), (0x1_0001, 1, 1), (0x2_0000, 2, 0)] {
-            doorbells.stands(Doorbell {
-                gpa: 0xf000_000c,
-                value,
-                peer,
-                vector,
-                route: value,
-            });
+            doorbells.stands((0xf000_000c, value), (peer, vector), value);
         }
         assert_eq!(doorbells.direct(), 3);
-        assert_eq!(doorbells.remove(0xf000_000c, 0x2_0000), Some(0x2_0000));
-        assert_eq!(doorbells.remove(0xf000_000c, 0x2_0000), None);
+        assert_eq!(doorbells.remove((0xf000_000c, 0x2_0000)), Some(0x2_0000));
+        assert_eq!(doorbells.remove((0xf000_000c, 0x2_0000)), None);
 
         doorbells.rang(2, 0, true);
         doorbells.rang(3, 0, false);

@@ -23,9 +23,12 @@ mod function;
 pub mod guard;
 mod guest;
 mod peers;
+mod place;
 mod view;
 mod window;
 
+pub use place::Model;
+pub use place::Place;
 pub use v1::IvshmemV1;
 pub use v1::IvshmemV1Config;
 pub use v2::IvshmemV2;
@@ -33,6 +36,7 @@ pub use v2::IvshmemV2Config;
 pub use window::DeniedWrite;
 pub use window::MAX_WINDOWS;
 pub use window::Window;
+pub use window::Writable;
 
 /// Why a device cannot be made as configured. Every text names the key, its
 /// value and the limit.
@@ -112,6 +116,9 @@ pub enum ConfigError {
         /// The highest one.
         limit: u64,
     },
+    /// A v2 function shows who writes what.
+    #[error("the memory holds no region with peers, which is what ivshmem v2 shows")]
+    NoLayout,
     /// INTx tells of doorbells, and a plain function has none.
     #[error("intx is on with vectors = 0: a plain function has no doorbells to interrupt for")]
     IntxWithoutVectors,

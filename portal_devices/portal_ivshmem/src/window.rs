@@ -8,6 +8,7 @@ use crate::ConfigError;
 use hv_shmem::layout::Layout;
 use hv_shmem::layout::PAGE;
 use hv_shmem::layout::PeerId;
+use hv_shmem::peers::Rights;
 use portal_device::Access;
 
 /// Most windows of one device: a sectioned region has host pages, common
@@ -23,6 +24,35 @@ pub enum DeniedWrite {
     Drop,
     /// The partition is stopped with [`portal_device::StopReason::DeniedWrite`].
     Stop,
+}
+
+/// What of a region a partition may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writable {
+    /// Nothing.
+    Nothing,
+    /// Its own section and the common one.
+    Own,
+    /// Every section.
+    All,
+}
+
+impl Writable {
+    /// What the guest may do where it may do most.
+    pub const fn access(self) -> Access {
+        match self {
+            Self::Nothing => Access::ReadOnly,
+            Self::Own | Self::All => Access::ReadWrite,
+        }
+    }
+
+    /// What to ask of the one who serves the region.
+    pub const fn rights(self) -> Rights {
+        match self {
+            Self::Nothing => Rights::READ.and(Rights::RING),
+            Self::Own | Self::All => Rights::ALL,
+        }
+    }
 }
 
 /// A part of the region with one kind of access.
@@ -46,21 +76,35 @@ impl Window {
         }]
     }
 
-    /// The windows of `peer`: its own section and, with `common`, the common
-    /// section can be written; the rest is read-only. With `own` false nothing
-    /// can be written (an observer).
-    pub fn sectioned(layout: &Layout, peer: PeerId, own: bool, common: bool) -> Vec<Window> {
-        let section = layout.section(peer);
+    /// The windows of `peer` in a region with sections.
+    pub fn of(layout: &Layout, peer: PeerId, writable: Writable) -> Vec<Window> {
+        let (common, own) = (&layout.common, layout.section(peer));
+        // What alignment leaves over behind the last section is nobody's.
+        let sections = u64::from(layout.max_peers) * layout.section_size;
+        // Where a run of bytes ends, and whether it can be written.
+        let runs: &[(u64, bool)] = match writable {
+            Writable::Nothing => &[(layout.size, false)],
+            Writable::Own => &[
+                (common.start, false),
+                (common.end, true),
+                (own.start, false),
+                (own.end, true),
+                (layout.size, false),
+            ],
+            Writable::All => &[
+                (layout.sections_at() + sections, true),
+                (layout.size, false),
+            ],
+        };
         let mut windows: Vec<Window> = Vec::new();
-        let mut add = |end: u64, writable: bool| {
-            let access = if writable {
-                Access::ReadWrite
-            } else {
-                Access::ReadOnly
+        let mut offset = 0;
+        for &(end, writable) in runs {
+            let access = match writable {
+                true => Access::ReadWrite,
+                false => Access::ReadOnly,
             };
-            let offset = windows.last().map_or(0, |last| last.offset + last.len);
             let Some(len) = end.checked_sub(offset).filter(|len| *len > 0) else {
-                return;
+                continue;
             };
             match windows.last_mut() {
                 Some(last) if last.access == access => last.len += len,
@@ -70,13 +114,8 @@ impl Window {
                     access,
                 }),
             }
-        };
-        add(layout.host.end, false);
-        add(layout.common.start, false);
-        add(layout.common.end, common);
-        add(section.start, false);
-        add(section.end, own);
-        add(layout.size, false);
+            offset = end;
+        }
         windows
     }
 }
@@ -140,7 +179,7 @@ mod tests {
             let layout = layout(common);
             for peer in 0..4 {
                 let peer = PeerId(peer);
-                let windows = Window::sectioned(&layout, peer, true, true);
+                let windows = Window::of(&layout, peer, Writable::Own);
                 assert_eq!(check(&windows, layout.size), Ok(()));
                 for at in (0..layout.size).step_by(PAGE as usize) {
                     let window = windows
@@ -158,8 +197,26 @@ mod tests {
     #[test]
     fn an_observer_has_one_read_only_window() {
         let layout = layout(0);
-        let windows = Window::sectioned(&layout, PeerId(1), false, false);
+        let windows = Window::of(&layout, PeerId(1), Writable::Nothing);
         assert_eq!(windows, Window::flat(layout.size, Access::ReadOnly));
+    }
+
+    #[test]
+    fn everything_ends_with_the_last_section() {
+        let layout = layout(0);
+        let windows = Window::of(&layout, PeerId(0), Writable::All);
+        assert_eq!(check(&windows, layout.size), Ok(()));
+        let end = layout.section(PeerId(3)).end;
+        assert_eq!(
+            (windows[0].len, windows[0].access),
+            (end, Access::ReadWrite)
+        );
+    }
+
+    #[test]
+    fn a_stranger_writes_nothing_but_the_common_section() {
+        let windows = Window::of(&layout(0), PeerId(77), Writable::Own);
+        assert_eq!(windows, Window::flat(4 * MIB, Access::ReadOnly));
     }
 
     #[test]

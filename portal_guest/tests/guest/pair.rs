@@ -15,14 +15,13 @@ use hv_shmem::region::PortalRegion;
 use portal_boot_abi::WINDOW64_GPA;
 use portal_host::Controller;
 use portal_host::Seat;
-use portal_ivshmem::DeniedWrite as DeviceDeniedWrite;
+use portal_ivshmem::DeniedWrite;
 use portal_ivshmem::IvshmemV1;
 use portal_ivshmem::IvshmemV1Config;
-use portal_ivshmem::Window;
 use portal_vmm::Bells;
 use portal_vmm::Captured;
 use portal_vmm::Console;
-use portal_vmm::DeniedWrite;
+use portal_vmm::DeniedWrites;
 use portal_vmm::DeviceRegion;
 use portal_vmm::Fabric;
 use portal_vmm::Image;
@@ -148,7 +147,7 @@ impl Pair {
                     peer,
                     epoch: epoch.into(),
                     writable: Writable::Own,
-                    denied_write: DeniedWrite::Stop,
+                    denied_write: DeniedWrites::Stop,
                 });
             }
             if plan.carrier != Carrier::FixedSilent {
@@ -212,8 +211,8 @@ fn ivshmem(region: &Arc<SharedRegion>, peer: PeerId, bells: &Arc<Bells>) -> Reso
     let device = IvshmemV1::new(IvshmemV1Config {
         peer: peer.0,
         region_len: region.size(),
-        windows: Window::sectioned(region.layout(), peer, true, true),
-        denied_write: DeviceDeniedWrite::Stop,
+        windows: region.parts(peer, Writable::Own),
+        denied_write: DeniedWrite::Stop,
         vectors: VECTORS,
         intx: false,
     });

@@ -5,7 +5,6 @@ use hv_shmem::layout::PeerId;
 use portal_ivshmem::DeniedWrite;
 use portal_ivshmem::IvshmemV1;
 use portal_ivshmem::IvshmemV1Config;
-use portal_ivshmem::Window;
 use portal_vmm::Bells;
 use portal_vmm::DeviceRegion;
 use portal_vmm::ResolvedDevice;
@@ -61,20 +60,16 @@ crate::image!(
 
 /// What the owner of a section may write of a region.
 pub(crate) fn writable(region: &SharedRegion) -> Writable {
-    Writable::of(portal_resources::Mapping::Sectioned, region)
+    region.writable(portal_resources::Mapping::Sectioned)
 }
 
 /// An ivshmem function with two vectors, as this peer of the region.
 pub(crate) fn ivshmem(region: &Arc<SharedRegion>, peer: u16, bells: &Arc<Bells>) -> ResolvedDevice {
     let peer = PeerId(peer);
-    let windows = match region.enforced() {
-        true => Window::sectioned(region.layout(), peer, true, true),
-        false => Window::flat(region.size(), portal_device::Access::ReadWrite),
-    };
     let device = IvshmemV1::new(IvshmemV1Config {
         peer: peer.0,
         region_len: region.size(),
-        windows,
+        windows: region.parts(peer, writable(region)),
         denied_write: DeniedWrite::Stop,
         vectors: 2,
         intx: true,

@@ -134,7 +134,7 @@ pub struct IvshmemV1Config {
     /// Length of the region in bytes: a power of two, [`LEAST_REGION`] to
     /// [`MOST_REGION`].
     pub region_len: u64,
-    /// What the guest may do where: [`Window::flat`] or [`Window::sectioned`].
+    /// What the guest may do where: [`Window::flat`] or [`Window::of`].
     pub windows: Vec<Window>,
     /// What a write to a read-only window comes to.
     pub denied_write: DeniedWrite,

@@ -66,8 +66,8 @@
 //! ```
 //! use hv_shmem::layout::{Layout, PeerId, RegionSpec};
 //! use hv_shmem::name::Name;
-//! use portal_device::{Access, Device, Effects, Input};
-//! use portal_ivshmem::{DeniedWrite, IvshmemV2, IvshmemV2Config};
+//! use portal_device::{Device, Effects, Input};
+//! use portal_ivshmem::{DeniedWrite, IvshmemV2, IvshmemV2Config, Writable};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let layout = Layout::compute(&RegionSpec::new(Name::new("lake")?, 1 << 20, 4))?;
@@ -77,7 +77,7 @@
 //!     vectors: 2,
 //!     protocol: 0x4000,
 //!     base: None,
-//!     access: Access::ReadWrite,
+//!     writable: Writable::Own,
 //!     one_shot: false,
 //!     denied_write: DeniedWrite::Drop,
 //! })?;
@@ -102,10 +102,10 @@ use crate::view::inspect_counters;
 use crate::window;
 use crate::window::DeniedWrite;
 use crate::window::Window;
+use crate::window::Writable;
 use hv_shmem::layout::Layout;
 use hv_shmem::layout::PAGE;
 use hv_shmem::layout::PeerId;
-use portal_device::Access;
 use portal_device::BarBacking;
 use portal_device::BarInfo;
 use portal_device::BarKind;
@@ -153,8 +153,8 @@ pub struct IvshmemV2Config {
     /// Guest physical address of the region. With it there is no BAR2 and the
     /// guest cannot move the region.
     pub base: Option<u64>,
-    /// What the guest may write: its own and the common section, or nothing.
-    pub access: Access,
+    /// What the guest may write.
+    pub writable: Writable,
     /// One-shot mode always, whatever the guest writes to privileged control.
     pub one_shot: bool,
     /// What a store to a part that is read-only to the guest comes to.
@@ -184,8 +184,7 @@ pub struct IvshmemV2 {
 impl IvshmemV2 {
     /// A function after power-on, detached, with no peers but itself.
     pub fn new(config: IvshmemV2Config) -> Result<Self, ConfigError> {
-        let writes = config.access == Access::ReadWrite;
-        let windows = Window::sectioned(&config.layout, config.peer, writes, writes);
+        let windows = Window::of(&config.layout, config.peer, config.writable);
         check(&config, &windows)?;
         let msix = MsixLayout::new(config.vectors);
         let bars = bars(&config, &msix);

@@ -19,6 +19,7 @@ use portal_ivshmem::ConfigError;
 use portal_ivshmem::DeniedWrite;
 use portal_ivshmem::IvshmemV2;
 use portal_ivshmem::IvshmemV2Config;
+use portal_ivshmem::Writable;
 
 fn ready() -> Rig {
     let mut rig = Rig::new(config(2, None));
@@ -218,7 +219,7 @@ fn a_peers_death_rings_the_survivor() {
 #[test]
 fn an_observer_writes_nothing_and_one_shot_can_be_fixed() {
     let mut rig = Rig::new(IvshmemV2Config {
-        access: Access::ReadOnly,
+        writable: Writable::Nothing,
         one_shot: true,
         denied_write: DeniedWrite::Stop,
         ..config(2, None)

@@ -20,6 +20,7 @@ use portal_device::SavedState;
 use portal_ivshmem::DeniedWrite;
 use portal_ivshmem::IvshmemV2;
 use portal_ivshmem::IvshmemV2Config;
+use portal_ivshmem::Writable;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
@@ -48,7 +49,7 @@ pub(crate) fn config(vectors: u16, base: Option<u64>) -> IvshmemV2Config {
         vectors,
         protocol: 0x4001,
         base,
-        access: Access::ReadWrite,
+        writable: Writable::Own,
         one_shot: false,
         denied_write: DeniedWrite::Drop,
     }
