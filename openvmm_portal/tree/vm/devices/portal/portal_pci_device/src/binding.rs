@@ -20,7 +20,6 @@ use portal_device::Effect;
 use portal_device::inspect::Hex;
 use portal_device::inspect::Node;
 use portal_device::standing::Delivery;
-use portal_device::standing::Doorbell;
 use portal_device::standing::Doorbells;
 use portal_device::standing::Vectors;
 use std::collections::BTreeMap;
@@ -147,7 +146,7 @@ impl Binding {
                 vector,
             } => self.route_doorbell(gpa, value, peer, vector, seat),
             Effect::UnrouteDoorbell { gpa, value, .. } => {
-                self.doorbells.remove(gpa, value);
+                self.doorbells.remove((gpa, value));
             }
             Effect::Connect { .. } | Effect::Disconnect { .. } | Effect::Listen { .. } => {
                 if let Some(vector) = self.vectors.take_in(effect) {
@@ -201,13 +200,7 @@ impl Binding {
             registration.register_doorbell(gpa, Some(value.into()), Some(4), &event)
         });
         match routed {
-            Ok(route) => self.doorbells.stands(Doorbell {
-                gpa,
-                value,
-                peer,
-                vector,
-                route,
-            }),
+            Ok(route) => self.doorbells.stands((gpa, value), (peer, vector), route),
             // The store is an MMIO exit then.
             Err(error) => {
                 self.doorbells.not_routed();

@@ -64,35 +64,31 @@ impl Line {
         if self.route.is_some() {
             return false;
         }
-        match target.new_route() {
-            None => false,
-            Some(Err(error)) => {
+        let Some(route) = target.new_route() else {
+            return false;
+        };
+        let made = route.and_then(|route| {
+            let event = route.event().as_fd().try_clone_to_owned()?;
+            Ok((route, Arc::new(EventFd::from(event))))
+        });
+        match made {
+            Ok((route, event)) => {
+                // What rang before is not lost with the old event.
+                if self.take() {
+                    let _ = event.ring();
+                }
+                self.wait = None;
+                self.event = event;
+                self.route = Some(route);
+                true
+            }
+            Err(error) => {
                 tracelimit::warn_ratelimited!(
                     error = &*error as &dyn std::error::Error,
-                    "no MSI route left for a doorbell vector; it takes the way through user space"
+                    "no MSI route for a doorbell vector; it takes the way through user space"
                 );
                 false
             }
-            Some(Ok(route)) => match route.event().as_fd().try_clone_to_owned() {
-                Err(error) => {
-                    tracelimit::warn_ratelimited!(
-                        error = &error as &dyn std::error::Error,
-                        "no descriptor left for a doorbell vector; it takes the way through user space"
-                    );
-                    false
-                }
-                Ok(event) => {
-                    let event = Arc::new(EventFd::from(event));
-                    // What rang before is not lost with the old event.
-                    if self.take() {
-                        let _ = event.ring();
-                    }
-                    self.wait = None;
-                    self.event = event;
-                    self.route = Some(route);
-                    true
-                }
-            },
         }
     }
 

@@ -13,21 +13,19 @@
 //! flush succeeds. While the switchboard is away the guest notices nothing.
 
 use crate::inspection::Tree;
+use crate::resolver::join;
+use crate::resolver::map;
+use crate::resolver::writable;
 use anyhow::Context as _;
 use guestmem::MappedMemoryRegion;
-use hv_shmem::layout::PeerId;
-use hv_shmem::peers::Rights;
 use inspect::InspectMut;
-use portal_client::JoinOptions;
 use portal_client::seat::Seat;
-use portal_client::seat::Stretch;
+use portal_device::Access;
+use portal_ivshmem::Window;
 use portal_resources::PortalPmemHandle;
 use portal_resources::RegionAccess;
 use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering;
 use virtio::DeviceTraits;
 use virtio::QueueResources;
 use virtio::VirtioDevice;
@@ -66,41 +64,19 @@ impl ResolveResource<VirtioDeviceHandle, PortalPmemHandle> for PortalPmemResolve
             access,
             peer,
         } = resource;
-        let pmem = join(&socket, &region, access, peer)
-            .and_then(|seat| RegionPmem::new(input.driver_source, seat, access))
+        let seat = join(&socket, &region, access, peer, 0)?;
+        let pmem = RegionPmem::new(input.driver_source, seat, access)
             .with_context(|| format!("region {region} of {socket}"))?;
         Ok(pmem.into())
     }
 }
 
-fn join(
-    socket: &str,
-    region: &str,
-    access: RegionAccess,
-    peer: Option<u16>,
-) -> anyhow::Result<Seat> {
-    // Peers have names, for people; no two of a region have the same.
-    static DEVICES: AtomicU32 = AtomicU32::new(0);
-    let device = DEVICES.fetch_add(1, Ordering::Relaxed);
-    let name = format!("openvmm-{}-pmem-{device}", std::process::id());
-    let rights = match access {
-        RegionAccess::ReadOnly => Rights::READ,
-        RegionAccess::ReadWrite => Rights::ALL,
-    };
-    let options = JoinOptions::partition(region, &name)?
-        .rights(rights)
-        .id(peer.map(PeerId))
-        .own_bells(Vec::new());
-    Ok(Seat::join(Path::new(socket), &options)?)
-}
-
 /// The device.
 pub(crate) struct RegionPmem {
     pmem: virtio_pmem::Device,
-    stretches: Vec<Stretch>,
     seat: Seat,
+    window: Window,
     size: u64,
-    writable: bool,
 }
 
 impl RegionPmem {
@@ -109,24 +85,27 @@ impl RegionPmem {
         seat: Seat,
         access: RegionAccess,
     ) -> anyhow::Result<Self> {
-        let writable = access == RegionAccess::ReadWrite;
+        let writes = access == RegionAccess::ReadWrite;
         let len = seat.region_len();
         let stretches = seat.stretches(0..len)?;
         anyhow::ensure!(
-            !(writable && stretches.len() > 1),
+            !(writes && stretches.len() > 1),
             "its sections are enforced, and a pmem device that writes maps it as one: serve it \
              with sections=advisory, or use access=ro or kind=ivshmem"
         );
         let first = stretches.first().context("the region is empty")?;
         let file = File::from(first.file.try_clone()?);
         Ok(Self {
-            pmem: virtio_pmem::Device::new(driver_source, file, writable)?,
-            stretches,
+            pmem: virtio_pmem::Device::new(driver_source, file, writes)?,
             seat,
+            window: Window {
+                offset: 0,
+                len,
+                access: writable(access).access(),
+            },
             size: len
                 .checked_next_multiple_of(UNIT)
                 .context("the region is larger than an address space")?,
-            writable,
         })
     }
 }
@@ -135,6 +114,7 @@ impl VirtioDevice for RegionPmem {
     fn traits(&self) -> DeviceTraits {
         let mut traits = self.pmem.traits();
         traits.shared_memory.size = self.size;
+        traits.shared_memory.identity = self.seat.identity().region.into_bytes();
         traits
     }
 
@@ -150,20 +130,14 @@ impl VirtioDevice for RegionPmem {
         &mut self,
         region: &Arc<dyn MappedMemoryRegion>,
     ) -> anyhow::Result<()> {
-        let mut end = 0;
-        for stretch in &self.stretches {
-            let len = usize::try_from(stretch.len)?;
-            let at = usize::try_from(stretch.at)?;
-            region
-                .map(at, &stretch.file, stretch.offset, len, self.writable)
-                .with_context(|| format!("cannot map {len:#x} bytes of the region at {at:#x}"))?;
-            end = at + len;
-        }
+        map(&self.seat, &self.window, &**region)?;
         // The driver takes the device's length for the region's.
+        let end = usize::try_from(self.window.len)?;
         let rest = usize::try_from(self.size)? - end;
         if rest > 0 {
             let zeros = sparse_mmap::alloc_shared_memory(rest, "portal-pmem-rest")?;
-            region.map(end, &zeros, 0, rest, self.writable)?;
+            let writable = self.window.access == Access::ReadWrite;
+            region.map(end, &zeros, 0, rest, writable)?;
         }
         Ok(())
     }
@@ -203,7 +177,6 @@ impl InspectMut for RegionPmem {
     fn inspect_mut(&mut self, req: inspect::Request<'_>) {
         req.respond()
             .merge(inspect::adhoc_mut(|req| self.pmem.inspect_mut(req)))
-            .field("pieces", self.stretches.len())
             .field("seat", Tree(&self.seat.inspect()));
     }
 }
@@ -211,11 +184,18 @@ impl InspectMut for RegionPmem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::Memory;
+    use chipset_device::mmio::ExternallyManagedMmioIntercepts;
+    use guestmem::GuestMemory;
     use pal_async::DefaultDriver;
     use pal_async::async_test;
     use parking_lot::Mutex;
+    use pci_core::msi::MsiConnection;
     use sparse_mmap::AsMappableRef;
     use std::io;
+    use virtio::PciInterruptModel;
+    use virtio::VirtioPciDevice;
+    use vmcore::save_restore::SaveRestore as _;
     use vmcore::vm_task::SingleDriverBackend;
 
     /// Remembers what was mapped: offset, length and whether it can be written.
@@ -263,5 +243,36 @@ mod tests {
                 [(0, 3 << 20, writable), (3 << 20, 1 << 20, writable)]
             );
         }
+    }
+
+    #[async_test]
+    async fn the_state_of_other_memory_is_refused(driver: DefaultDriver) {
+        const LEN: u64 = 2 << 20;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(LEN).unwrap();
+        let seat = Seat::of_file("lake", file.into(), LEN).unwrap();
+        let source = VmTaskDriverSource::new(SingleDriverBackend::new(driver.clone()));
+        let device = RegionPmem::new(&source, seat, RegionAccess::ReadWrite).unwrap();
+        let mut pci = VirtioPciDevice::new(
+            Box::new(device),
+            &driver,
+            GuestMemory::empty(),
+            PciInterruptModel::Msix(&MsiConnection::new().target()),
+            None,
+            &mut ExternallyManagedMmioIntercepts,
+            Some(&Memory::default()),
+        )
+        .unwrap();
+        let saved = pci.save().unwrap();
+        pci.restore(saved).unwrap();
+        let text = |error| format!("{:#}", anyhow::Error::from(error));
+        let mut saved = pci.save().unwrap();
+        saved.shared_memory_identity[15] = 1;
+        let error = text(pci.restore(saved).unwrap_err());
+        assert!(error.contains("is another one now"), "{error}");
+        let mut saved = pci.save().unwrap();
+        saved.shared_memory_size = 2 * LEN;
+        let error = text(pci.restore(saved).unwrap_err());
+        assert!(error.contains("0x400000 bytes"), "{error}");
     }
 }

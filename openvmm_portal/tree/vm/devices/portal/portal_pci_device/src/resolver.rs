@@ -10,9 +10,9 @@ use crate::line::Line;
 use anyhow::Context as _;
 use chipset_device::mmio::RegisterMmioIntercept;
 use guestmem::DoorbellRegistration;
+use guestmem::MappedMemoryRegion;
 use guestmem::MemoryMapper;
 use hv_shmem::layout::PeerId;
-use hv_shmem::peers::Rights;
 use pci_core::msi::MsiTarget;
 use pci_resources::ResolvePciDeviceHandleParams;
 use pci_resources::ResolvedPciDevice;
@@ -21,15 +21,13 @@ use portal_client::Seat;
 use portal_client::seat::new_bells;
 use portal_device::Access;
 use portal_device::Counter;
-use portal_device::Device;
 use portal_device::standing::Doorbells;
 use portal_device::standing::Vectors;
 use portal_ivshmem::DeniedWrite;
-use portal_ivshmem::IvshmemV1;
-use portal_ivshmem::IvshmemV1Config;
-use portal_ivshmem::IvshmemV2;
-use portal_ivshmem::IvshmemV2Config;
+use portal_ivshmem::Model;
+use portal_ivshmem::Place;
 use portal_ivshmem::Window;
+use portal_ivshmem::Writable;
 use portal_resources::PciModel;
 use portal_resources::PortalPciHandle;
 use portal_resources::RegionAccess;
@@ -90,15 +88,34 @@ pub(crate) fn device(
     driver: VmTaskDriver,
 ) -> anyhow::Result<PortalPciDevice> {
     let seat = seat(resource)?;
-    let (windows, function) = function(resource, &seat)?;
+    let place = Place {
+        peer: seat.id(),
+        len: seat.region_len(),
+        layout: seat.layout(),
+        writable: writable(resource.access),
+        vectors: resource.vectors,
+        denied_write: DeniedWrite::Drop,
+    };
+    let function = place.function(match resource.model {
+        // A PCIe port has no interrupt pins.
+        PciModel::IvshmemV1 => Model::V1 { intx: false },
+        PciModel::IvshmemV2 => Model::V2 {
+            protocol: PROTOCOL,
+            one_shot: false,
+        },
+    })?;
     let mut traps = BTreeMap::new();
     for bar in function.bars() {
         let trap = register_mmio.new_io_region(&format!("portal-bar{}", bar.bar), bar.len);
         traps.insert(bar.bar, trap);
     }
     let mut parts = BTreeMap::new();
-    for window in windows {
-        parts.insert(window.offset, part(&seat, &window, mapper)?);
+    for window in place.windows() {
+        let name = format!("portal-region-{:#x}", window.offset);
+        let (memory, backing) = mapper.new_region(window.len.try_into()?, name)?;
+        map(&seat, &window, &*backing)?;
+        let mapped = None;
+        parts.insert(window.offset, Part { memory, mapped });
     }
     let bells = (0..resource.vectors).filter_map(|vector| seat.bell(seat.id(), vector));
     let binding = Binding {
@@ -117,25 +134,25 @@ pub(crate) fn device(
     Ok(PortalPciDevice::new(function, binding, seat))
 }
 
+/// What a guest of this access may store to.
+pub(crate) fn writable(access: RegionAccess) -> Writable {
+    match access {
+        RegionAccess::ReadOnly => Writable::Nothing,
+        RegionAccess::ReadWrite => Writable::Own,
+    }
+}
+
 /// Takes the place in the region.
 fn seat(resource: &PortalPciHandle) -> anyhow::Result<Seat> {
     match &resource.source {
         RegionSource::Switchboard { socket, region } => {
-            // Peers have names, for people; no two of a region have the same.
-            static DEVICES: AtomicU32 = AtomicU32::new(0);
-            let device = DEVICES.fetch_add(1, Ordering::Relaxed);
-            let name = format!("openvmm-{}-{device}", std::process::id());
-            let rights = match resource.access {
-                RegionAccess::ReadOnly => Rights::READ.and(Rights::RING),
-                RegionAccess::ReadWrite => Rights::ALL,
-            };
-            let options = JoinOptions::partition(region, &name)
-                .context("region name")?
-                .rights(rights)
-                .id(resource.peer.map(PeerId))
-                .own_bells(new_bells(resource.vectors)?);
-            Seat::join(Path::new(socket), &options)
-                .with_context(|| format!("region {region} of {socket}"))
+            let PortalPciHandle {
+                access,
+                peer,
+                vectors,
+                ..
+            } = *resource;
+            join(socket, region, access, peer, vectors)
         }
         RegionSource::File { path } => {
             anyhow::ensure!(
@@ -153,69 +170,33 @@ fn seat(resource: &PortalPciHandle) -> anyhow::Result<Seat> {
     }
 }
 
-/// The memory of a window, to be mapped into the guest later.
-fn part(seat: &Seat, window: &Window, mapper: &dyn MemoryMapper) -> anyhow::Result<Part> {
-    let name = format!("portal-region-{:#x}", window.offset);
-    let (memory, backing) = mapper.new_region(window.len.try_into()?, name)?;
-    for stretch in seat.stretches(window.offset..window.offset + window.len)? {
-        let (at, file) = (stretch.at, File::from(stretch.file));
-        let writable = window.access == Access::ReadWrite;
-        backing
-            .map(
-                at as usize,
-                &file,
-                stretch.offset,
-                stretch.len as usize,
-                writable,
-            )
-            .with_context(|| format!("cannot map {window:x?} of the region at {at:#x}"))?;
-    }
-    let mapped = None;
-    Ok(Part { memory, mapped })
+/// Takes a place in a region of the switchboard at `socket`.
+pub(crate) fn join(
+    socket: &str,
+    region: &str,
+    access: RegionAccess,
+    peer: Option<u16>,
+    vectors: u16,
+) -> anyhow::Result<Seat> {
+    // Peers have names, for people; no two of a region have the same.
+    static DEVICES: AtomicU32 = AtomicU32::new(0);
+    let device = DEVICES.fetch_add(1, Ordering::Relaxed);
+    let name = format!("openvmm-{}-{device}", std::process::id());
+    let options = JoinOptions::partition(region, &name)
+        .context("region name")?
+        .rights(writable(access).rights())
+        .id(peer.map(PeerId))
+        .own_bells(new_bells(vectors)?);
+    Seat::join(Path::new(socket), &options).with_context(|| format!("region {region} of {socket}"))
 }
 
-/// The function, and the parts of the region that it will ask to have mapped.
-fn function(
-    resource: &PortalPciHandle,
-    seat: &Seat,
-) -> anyhow::Result<(Vec<Window>, Box<dyn Device>)> {
-    let (peer, len) = (seat.id(), seat.region_len());
-    let writable = resource.access == RegionAccess::ReadWrite;
-    let access = if writable {
-        Access::ReadWrite
-    } else {
-        Access::ReadOnly
-    };
-    // What another peer writes is read-only to this guest, whatever stands
-    // behind it.
-    let windows = match seat.layout() {
-        Some(layout) => Window::sectioned(layout, peer, writable, writable),
-        None => Window::flat(len, access),
-    };
-    let denied_write = DeniedWrite::Drop;
-    let function: Box<dyn Device> = match resource.model {
-        PciModel::IvshmemV1 => Box::new(IvshmemV1::new(IvshmemV1Config {
-            peer: peer.0,
-            region_len: len,
-            windows: windows.clone(),
-            denied_write,
-            vectors: resource.vectors,
-            // A PCIe port has no interrupt pins.
-            intx: false,
-        })?),
-        PciModel::IvshmemV2 => Box::new(IvshmemV2::new(IvshmemV2Config {
-            peer,
-            layout: seat
-                .layout()
-                .context("a file is no region with peers")?
-                .clone(),
-            vectors: resource.vectors,
-            protocol: PROTOCOL,
-            base: None,
-            access,
-            one_shot: false,
-            denied_write,
-        })?),
-    };
-    Ok((windows, function))
+/// Maps a window of the region to the beginning of `to`.
+pub(crate) fn map(seat: &Seat, window: &Window, to: &dyn MappedMemoryRegion) -> anyhow::Result<()> {
+    let writable = window.access == Access::ReadWrite;
+    for stretch in seat.stretches(window.offset..window.offset + window.len)? {
+        let (at, len) = (stretch.at.try_into()?, stretch.len.try_into()?);
+        to.map(at, &stretch.file, stretch.offset, len, writable)
+            .with_context(|| format!("cannot map {window:x?} of the region at {at:#x}"))?;
+    }
+    Ok(())
 }

@@ -77,7 +77,7 @@ impl RegisterMmioIntercept for Traps {
 type Place = Option<(u64, bool)>;
 
 #[derive(Clone, Default)]
-struct Memory(Arc<Mutex<Place>>);
+pub(crate) struct Memory(Arc<Mutex<Place>>);
 
 impl MemoryMapper for Memory {
     fn new_region(
