@@ -50,6 +50,17 @@ pub enum Device {
     },
 }
 
+/// What it takes for a guest to go on later in another process, where a VMM can save.
+#[derive(Debug, Clone)]
+pub struct Saved {
+    /// The file that has its RAM.
+    pub ram: PathBuf,
+    /// The folder with the rest of it, to start from; else it boots.
+    pub from: Option<PathBuf>,
+    /// Which peer of its regions it asks to be.
+    pub peer: Option<u16>,
+}
+
 /// A guest to be started.
 #[derive(Debug, Clone)]
 pub struct Guest {
@@ -65,6 +76,8 @@ pub struct Guest {
     pub reboots: bool,
     /// An IOMMU, where the VMM can give one: for VFIO.
     pub iommu: bool,
+    /// What it is saved to and comes from, if it is.
+    pub saved: Option<Saved>,
     modules: Vec<String>,
     script: String,
 }
@@ -79,6 +92,7 @@ impl Guest {
             devices: Vec::new(),
             reboots: false,
             iommu: false,
+            saved: None,
             modules: MODULES.iter().map(|&m| m.to_owned()).collect(),
             script: String::new(),
         }

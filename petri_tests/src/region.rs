@@ -5,6 +5,7 @@ use crate::ended::Passed;
 use crate::lab::Lab;
 use crate::process::Process;
 use rustix::process::Signal;
+use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -73,6 +74,15 @@ impl Switchboard {
     /// # Errors
     /// [`NotPassed::Failed`] when it does not come up.
     pub fn start(lab: &Lab, name: &str, size: u64, peers: u32) -> Passed<Self> {
+        Self::start_in(lab, name, size, peers, lab.memory.path())
+    }
+
+    /// The same, with what outlives it in the folder `state`: another region where that
+    /// is another folder.
+    ///
+    /// # Errors
+    /// As of [`Self::start`].
+    pub fn start_in(lab: &Lab, name: &str, size: u64, peers: u32, state: &Path) -> Passed<Self> {
         // A Unix socket's path is short; the test's folder may not be.
         let qemu = lab.sockets.join(format!("{name}.sock"));
         let portal = lab.sockets.join(format!("{name}.portal.sock"));
@@ -85,7 +95,7 @@ impl Switchboard {
             "--portal-socket".to_owned(),
             portal.display().to_string(),
             "--state".to_owned(),
-            lab.memory.path().display().to_string(),
+            state.display().to_string(),
             // On a loaded machine peers come back late.
             "--grace".to_owned(),
             "60".to_owned(),
@@ -98,17 +108,20 @@ impl Switchboard {
             source: Source::Served { qemu, portal },
         };
         Ok(Self {
-            process: Self::spawn(lab, name, &arguments, 1)?,
+            process: Self::spawn(lab, name, &arguments)?,
             arguments,
             region,
         })
     }
 
-    fn spawn(lab: &Lab, name: &str, arguments: &[String], times: usize) -> Passed<Process> {
+    fn spawn(lab: &Lab, name: &str, arguments: &[String]) -> Passed<Process> {
+        let ready = format!("{name}: ");
+        // What it says comes behind what one before it said.
+        let before = fs::read_to_string(lab.folder.join("switchboard.log")).unwrap_or_default();
+        let times = before.matches(&ready).count() + 1;
         let mut command = Command::new(&lab.programs.portal);
         command.args(arguments).env("XDG_RUNTIME_DIR", &lab.sockets);
         let mut process = Process::start("switchboard", &mut command, &lab.folder)?;
-        let ready = format!("{name}: ");
         process.says_times(&ready, times, lab.until)?;
         Ok(process)
     }
@@ -142,16 +155,26 @@ impl Switchboard {
         self.process.says(text, lab.until)
     }
 
+    /// Waits until it has said `text` that many times.
+    ///
+    /// # Errors
+    /// As of [`Self::says`].
+    pub fn says_times(&mut self, text: &str, times: usize, lab: &Lab) -> Passed {
+        self.process.says_times(text, times, lab.until)
+    }
+
+    /// Ends it with SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
     /// Ends it with SIGKILL and starts it again as it was started before.
     ///
     /// # Errors
     /// [`NotPassed::Failed`] when it does not come up again.
     pub fn kill_and_restart(&mut self, lab: &Lab) -> Passed {
         self.process.kill();
-        let before = self.process.output();
-        let ready = format!("{}: ", self.region.name);
-        let times = before.matches(&ready).count() + 1;
-        self.process = Self::spawn(lab, &self.region.name, &self.arguments, times)?;
+        self.process = Self::spawn(lab, &self.region.name, &self.arguments)?;
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use crate::region::Switchboard;
 use crate::vmm::Running;
 use crate::vmm::Vmm;
 use serde_json::Value;
+use std::path::Path;
 
 /// Slots of the region.
 const PEERS: u32 = 8;
@@ -81,6 +82,42 @@ impl Group {
             Some(switchboard) => switchboard.says(text, lab),
             None => Ok(()),
         }
+    }
+
+    /// Waits until the switchboard, or one before it, says this once more than
+    /// `before`, which [`Self::switchboard_said`] it.
+    pub(super) fn switchboard_says_again(
+        &mut self,
+        text: &str,
+        before: usize,
+        lab: &Lab,
+    ) -> Passed {
+        match &mut self.switchboard {
+            Some(switchboard) => switchboard.says_times(text, before + 1, lab),
+            None => Ok(()),
+        }
+    }
+
+    /// How often the switchboard, and those before it, said this.
+    pub(super) fn switchboard_said(&self, text: &str) -> usize {
+        let said = self.switchboard.as_ref().map(Switchboard::output);
+        said.map_or(0, |said| said.matches(text).count())
+    }
+
+    /// Kills the switchboard with SIGKILL.
+    pub(super) fn kill_switchboard(&mut self) {
+        if let Some(switchboard) = &mut self.switchboard {
+            switchboard.kill();
+        }
+    }
+
+    /// A switchboard in place of the one before, with `size` bytes and with what outlives
+    /// it in `state`.
+    pub(super) fn serve_again(&mut self, lab: &Lab, size: u64, state: &Path) -> Passed {
+        self.kill_switchboard();
+        let again = Switchboard::start_in(lab, "lake", size, PEERS, state)?;
+        self.switchboard = Some(again);
+        Ok(())
     }
 
     /// Kills the switchboard with SIGKILL and starts it again.

@@ -14,6 +14,7 @@ mod pmem_rings;
 mod pmem_served;
 mod pulse;
 mod returns;
+mod saved;
 mod warp;
 mod wrong_options;
 
@@ -67,6 +68,8 @@ pub const ALL: &[Scenario] = &[
     attach::ATTACH_DETACH,
     returns::KILLED_GUEST,
     pulse::SAVE_RESTORE,
+    saved::TWO_RESTORED,
+    saved::RESTORE_REFUSED,
     host_process::GUESTS_AND_HOST,
     host_process::ALL_KINDS,
     host_process::SWITCHBOARD_KILLED,

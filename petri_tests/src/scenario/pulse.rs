@@ -38,7 +38,7 @@ const PART: u64 = 4 << 20;
 /// The guest's own MSRs 175h and 176h (`SYSENTER_ESP`, `SYSENTER_EIP`) are zeroed: KVM on
 /// AMD keeps 32 bits of what a VMM sets there, Linux has addresses of 64 bits in them,
 /// and OpenVMM compares what it restores. No 64-bit program needs them.
-const FORGET: &str = "for msr in 373 374; do dd if=/dev/zero of=/dev/cpu/0/msr bs=8 count=1 \
+pub(super) const FORGET: &str = "for msr in 373 374; do dd if=/dev/zero of=/dev/cpu/0/msr bs=8 count=1 \
                       seek=$msr oflag=seek_bytes conv=notrunc 2>/dev/null; done";
 
 fn save_restore(lab: &Lab, vmm: Vmm) -> Passed {

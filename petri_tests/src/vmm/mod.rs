@@ -76,6 +76,9 @@ impl Vmm {
         guests: &[GuestFiles<'_>],
         regions: &[Region],
     ) -> Passed<Vec<Running>> {
+        if self != Self::OpenVmm && guests.iter().any(|f| f.guest.saved.is_some()) {
+            return Err(NotPassed::skipped(format!("{self} saves no guests")));
+        }
         match self {
             Self::PortalVmm => portal_vmm::start(lab, guests, regions).map(|r| vec![r]),
             Self::Qemu => guests
@@ -261,6 +264,21 @@ impl Running {
                 Err(NotPassed::failed("this VMM has no console of its own"))
             }
         }
+    }
+
+    /// Ends it from its own console, whatever its guest does.
+    ///
+    /// # Errors
+    /// [`NotPassed::Failed`] when it does not end in time, or with a failure.
+    pub fn quit(&mut self, lab: &Lab) -> Passed {
+        let Inspected::At(keyboard) = &self.inspected else {
+            return Err(NotPassed::failed("this VMM has no console of its own"));
+        };
+        openvmm::type_line(keyboard, "quit")?;
+        let status = self.process.wait(lab.until)?;
+        crate::ended::check(status.success(), || {
+            format!("{} ended with {status}", self.process.name())
+        })
     }
 
     /// Waits until every guest has powered off, and the VMM has ended well.

@@ -37,12 +37,23 @@ pub(super) fn start(lab: &Lab, files: &GuestFiles<'_>, regions: &[Region]) -> Pa
         .arg("--initrd")
         .arg(&files.initrd)
         .args(["-c", &files.kernel_command_line()])
-        .args(["-m", &format!("{}MB", guest.ram_mib)])
         .args(["-p", &guest.cpus.to_string()])
         .arg("--com1")
         .arg(format!("file={}", files.console.display()))
         .args(["--guest-shutdown-action", "exit"])
         .args(["--guest-reset-action", reset]);
+    let mut ram = format!("size={}MB", guest.ram_mib);
+    let (mut from, mut peer) = (None, None);
+    if let Some(saved) = &guest.saved {
+        (from, peer) = (saved.from.as_ref(), saved.peer);
+        if from.is_none() {
+            ram.push_str(&format!(",file={}", saved.ram.display()));
+        }
+    }
+    openvmm.args(["--memory", &ram]);
+    if let Some(from) = from {
+        openvmm.arg("--restore-snapshot").arg(from);
+    }
     if guest.iommu {
         openvmm.args(["--pcie-root-complex", "rc0", "--intel-vtd", "rc0"]);
     }
@@ -51,6 +62,9 @@ pub(super) fn start(lab: &Lab, files: &GuestFiles<'_>, regions: &[Region]) -> Pa
         if guest.iommu {
             openvmm.arg("--pcie-root-port").arg(format!("rc0:rp{n}"));
             option.push_str(&format!(",pcie_port=rp{n}"));
+        }
+        if let Some(peer) = peer {
+            option.push_str(&format!(",peer={peer}"));
         }
         openvmm.arg("--portal").arg(option);
     }
@@ -98,19 +112,24 @@ fn terminal() -> Passed<(File, OwnedFd)> {
 /// What OpenVMM's console says of a guest's first device.
 pub(super) const INSPECT: &str = "x -r vm/pcie:portal0-portal";
 
+/// Types a line at OpenVMM's console.
+pub(super) fn type_line(mut keyboard: &File, line: &str) -> Passed {
+    keyboard
+        .write_all(format!("{line}\r").as_bytes())
+        .map_err(|e| NotPassed::failed(format!("openvmm's terminal: {e}")))
+}
+
 /// Types a line at OpenVMM's console; what it says from then on, with a line that has
 /// `wanted`.
 pub(super) fn typed(
     lab: &Lab,
     process: &mut Process,
-    mut keyboard: &File,
+    keyboard: &File,
     line: &str,
     wanted: &str,
 ) -> Passed<String> {
     let before = process.output().len();
-    keyboard
-        .write_all(format!("{line}\r").as_bytes())
-        .map_err(|e| NotPassed::failed(format!("openvmm's terminal: {e}")))?;
+    type_line(keyboard, line)?;
     loop {
         let said = process.output();
         let said = without_colours(said.get(before..).unwrap_or_default());
