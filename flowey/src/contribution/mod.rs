@@ -21,7 +21,8 @@ use std::process::Command;
 
 /// The contributions, each a folder with a `contribution.toml`, in the order in
 /// which they are put in.
-const PARTS: [(&str, &str); 2] = [
+const PARTS: [(&str, &str); 3] = [
+    ("msix-restore", "openvmm_portal/msix_restore"),
     ("virtio-pmem", "openvmm_portal/virtio_pmem"),
     ("portal", "openvmm_portal"),
 ];
