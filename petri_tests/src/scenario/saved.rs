@@ -14,6 +14,7 @@ use super::returns::later_life;
 use crate::ended::NotPassed;
 use crate::ended::Passed;
 use crate::ended::check;
+use crate::guest::Device;
 use crate::guest::Guest;
 use crate::guest::Saved;
 use crate::lab::Lab;
@@ -24,12 +25,13 @@ use std::time::Duration;
 
 pub(super) const RESTORE_REFUSED: Scenario = Scenario {
     name: "restore_refused",
-    what: "a guest is saved and its VMM ends; with the switchboard away, with another region of \
-           the same name, with one of another size, with its peer id taken or not asked for, a \
-           restore ends with an error that says so, before the guest runs; with its own region \
-           and id the guest goes on; then the switchboard goes away, and a save and restore in \
-           place fails with an error and leaves the guest stopped",
-    limit: Duration::from_secs(180),
+    what: "guests with ivshmem v1 and with pmem are saved and their VMMs end; with another region \
+           of the same name and one of another size, and for ivshmem with the switchboard away \
+           and the id taken or not asked for, a restore ends with an error that says so before \
+           the guest runs; with its own region and id each guest goes on; then the switchboard \
+           goes away: a save and restore in place fails with an error and leaves the guest \
+           stopped",
+    limit: Duration::from_secs(240),
     place: TWO_RESTORED.place,
     run: restore_refused,
 };
@@ -39,7 +41,7 @@ pub(super) const TWO_RESTORED: Scenario = Scenario {
     what: "two guests that exchanged messages are saved and their VMMs end; others restore them, \
            the second one first, each as the peer that it was: they exchange messages, for which \
            both get interrupts, and 64 MiB",
-    limit: Duration::from_secs(180),
+    limit: Duration::from_secs(240),
     place: |vmm| match vmm {
         Vmm::OpenVmm => Place::Inside,
         Vmm::PortalVmm | Vmm::Qemu => Place::Nowhere("save and restore is OpenVMM's"),
@@ -196,11 +198,26 @@ fn restore_refused(lab: &Lab, vmm: Vmm) -> Passed {
         )
         .line("echo '##goes-on'; sleep 600");
     guest.saved = Some(to_be_saved(lab, "kept"));
+    let mut mapped = Guest::new("mapped")
+        .device(Device::PmemRegion {
+            region: "lake".to_owned(),
+            writable: true,
+        })
+        .modules(&["msr"])
+        .line(FORGET)
+        .line("echo '##rests'; while sleep 1; do echo '##goes-on'; done");
+    mapped.saved = Some(to_be_saved(lab, "mapped"));
     let mut group = Group::served(lab, REGION)?;
-    group.join(lab, vmm, &guest)?;
-    let from = lab.scratch("kept");
-    save(&mut group, 0, &from, lab)?;
-    group.leave(0);
+    let (from, mapped_from) = (lab.scratch("kept"), lab.scratch("mapped"));
+    for (guest, joined) in [(&guest, 0), (&mapped, 1)] {
+        group.join(lab, vmm, guest)?;
+        group.joined(joined, lab)?;
+        group.says(usize::from(joined), "##rests", lab)?;
+    }
+    for from in [&from, &mapped_from] {
+        save(&mut group, 0, from, lab)?;
+        group.leave(0);
+    }
     let refused = |group: &mut Group, name: &str, peer, says: &[&str]| {
         let guest = again(&guest, name, &from, peer);
         not_restored(lab, group, &guest, says)
@@ -220,6 +237,9 @@ fn restore_refused(lab: &Lab, vmm: Vmm) -> Passed {
         fs::create_dir(&state).map_err(NotPassed::of_file(&state))?;
         group.serve_again(lab, size, &state)?;
         refused(&mut group, name, Some(0), &another)?;
+        let mapped = again(&mapped, &format!("mapped-{name}"), &mapped_from, Some(1));
+        let says = ["the shared memory is another one now", " when it was saved"];
+        not_restored(lab, &mut group, &mapped, &says)?;
     }
     group.serve_again(lab, REGION, lab.memory.path())?;
     let (joined, gone) = ("peer 0 joined", "peer 0 is gone");
@@ -241,6 +261,9 @@ fn restore_refused(lab: &Lab, vmm: Vmm) -> Passed {
 
     group.join(lab, vmm, &again(&guest, "restored", &from, Some(0)))?;
     group.says(0, "##restored", lab)?;
+    let mapped = again(&mapped, "mapped-restored", &mapped_from, Some(1));
+    group.join(lab, vmm, &mapped)?;
+    group.says(1, "##goes-on", lab)?;
     let words = ["--patience", "120", "recv"];
     let mut taker = host_process(lab, &group, "taker", &words)?;
     let sent = group.json(0, "send", lab)?;
