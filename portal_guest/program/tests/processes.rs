@@ -4,14 +4,27 @@
 use hv_shmem::backing::Backing;
 use hv_shmem::backing::BackingConfig;
 use hv_shmem::backing::MappedMem;
+use hv_shmem::backing::OpenAs;
 use hv_shmem::backing::Storage;
 use hv_shmem::backing::View;
 use hv_shmem::host_pages::HostPages;
 use hv_shmem::layout::PeerId;
 use hv_shmem::layout::RegionSpec;
 use hv_shmem::name::Name;
+use hv_shmem::own_section::RingSpec;
+
 use hv_shmem::peers::PeerKind;
 use hv_shmem::peers::Rights;
+use hv_shmem::region::AttachOptions;
+use hv_shmem::region::PortalRegion;
+use hv_shmem::region::RingError;
+use hv_shmem::ring::InlineReceiver;
+use hv_shmem::ring::InlineSender;
+use hv_shmem::ring::RingKind;
+use hv_shmem::ring::RingLayout;
+use hv_shmem::section::SectionConfig;
+use portal_guest_linux::LINK_PAYLOAD;
+use portal_guest_linux::LINK_RING;
 use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
@@ -22,6 +35,8 @@ use std::time::Instant;
 
 const A: PeerId = PeerId(0);
 const B: PeerId = PeerId(1);
+/// What `recv` runs.
+const TRANSFER: u8 = 2;
 /// Longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -246,6 +261,54 @@ fn a_program_that_is_killed_and_started_again_in_the_same_epoch() {
         let send = host.start(B, &["send", "--bytes", "2MiB"]);
         assert_eq!(ok(send)["blake3"], ok(recv)["blake3"], "{round}");
     }
+}
+
+/// A peer that is slow to greet, as one whose CPU is busy, is not told that the other
+/// side has started again as long as nobody else waits for it.
+#[test]
+fn a_slow_peer_is_waited_for() {
+    let host = Host::new(1 << 20, 2);
+    let recv = host.start(A, &["recv"]);
+    let backing = Backing::open_file(&host.path, OpenAs::Peer).unwrap();
+    let mem = backing.map(View::peer(B)).unwrap().mem();
+    let region = PortalRegion::attach(mem, AttachOptions::default()).unwrap();
+    let config = SectionConfig {
+        directory: 8,
+        ring_bytes: 32 << 10,
+    };
+    let mut own = region.join(B, 1, config).unwrap();
+    let ring = own.create_ring(RingSpec {
+        id: LINK_RING,
+        to: A,
+        kind: RingKind::Stream,
+        layout: RingLayout::Inline,
+        slot_size: 64,
+        slots: 32,
+    });
+    let mut tx = InlineSender::new(ring.unwrap()).unwrap();
+    let mut hello = [0; LINK_PAYLOAD];
+    // A greeting (1) of version 1, and a session.
+    hello[..2].copy_from_slice(&[1, 1]);
+    hello[4] = TRANSFER;
+    hello[8] = 7;
+    tx.try_send(&hello).unwrap();
+    let until = Instant::now() + DEADLINE;
+    let theirs = loop {
+        match own.accept_ring(A, LINK_RING) {
+            Ok(theirs) => break theirs,
+            Err(why) => assert!(Instant::now() < until, "{why}"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    let _rx = InlineReceiver::new(theirs).unwrap();
+    // Several times what it would give a peer while others wait.
+    std::thread::sleep(Duration::from_secs(3));
+    let again = own.accept_ring(A, LINK_RING);
+    assert!(
+        matches!(again, Err(RingError::Accepted { .. })),
+        "{again:?}"
+    );
+    recv.kill();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! How two sides find each other: whom to greet, and how long to wait for an answer.
 //!
 //! Distrusted: every peer of the region. One that does not answer, or answers wrongly,
-//! costs a server [`CANDIDATE`] and no more; others get their turn.
+//! costs others that wait [`CANDIDATE`] and no more; they get their turn.
 
 use super::LINK_RING;
 use super::LinkOptions;
@@ -18,8 +18,10 @@ use std::fmt;
 use std::time::Duration;
 use std::time::Instant;
 
-/// How long a server gives a peer whose ring it has found: it may be one that was
-/// left by a process that is dead, and others wait.
+/// How long a server gives a peer whose ring it has found while others wait: the ring
+/// may be one that was left by a process that is dead. Where nobody else waits, a slow
+/// peer has all the time that the server has: to give it up and greet it anew would tell
+/// it that the server has started again.
 const CANDIDATE: Duration = Duration::from_secs(1);
 /// The same before the link is up, when no ring wakes anybody.
 const MEET: Duration = Duration::from_millis(5);
@@ -103,7 +105,7 @@ pub(super) fn accept(
         at.check()?;
         if let Some(peer) = candidate(at, from, last) {
             last = Some(peer.id);
-            if let Some(up) = try_candidate(at, &peer, options.service, until)? {
+            if let Some(up) = try_candidate(at, from, &peer, options.service, until)? {
                 return Ok(up);
             }
         }
@@ -164,11 +166,12 @@ fn candidate(at: &Attachment, from: &Target, last: Option<PeerId>) -> Option<Pee
 /// wrongly, or wants something else.
 fn try_candidate(
     at: &mut Attachment,
+    from: &Target,
     peer: &PeerRecord,
     service: u32,
     until: Instant,
 ) -> Result<Option<Greeting>, GuestError> {
-    let until = until.min(Instant::now() + CANDIDATE);
+    let turn = Instant::now() + CANDIDATE;
     let mut greeting = Greeting::open(at, peer, service)?;
     loop {
         at.check()?;
@@ -176,13 +179,26 @@ fn try_candidate(
             Ok(Step::Up) => return Ok(Some(greeting)),
             // A client that wants something else learns from the greeting what runs
             // here.
-            Ok(Step::Pending | Step::Other(_)) if Instant::now() < until => nap(at)?,
+            Ok(Step::Pending | Step::Other(_)) if goes_on(at, from, peer, turn, until) => nap(at)?,
             Ok(_) | Err(_) => {
                 greeting.abandon(at);
                 return Ok(None);
             }
         }
     }
+}
+
+/// Whether a peer that has not answered yet is waited for.
+fn goes_on(
+    at: &Attachment,
+    from: &Target,
+    peer: &PeerRecord,
+    turn: Instant,
+    until: Instant,
+) -> bool {
+    let now = Instant::now();
+    let other = || candidate(at, from, Some(peer.id)).filter(|other| other.id != peer.id);
+    now < until && (now < turn || other().is_none())
 }
 
 /// Sleeps until something may have happened, before rings can wake.
