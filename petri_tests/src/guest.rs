@@ -78,6 +78,9 @@ pub struct Guest {
     pub iommu: bool,
     /// What it is saved to and comes from, if it is.
     pub saved: Option<Saved>,
+    /// The rate of the processor's clock in kHz, for a guest that is to read that one
+    /// and none of its VMM's.
+    pub tsc_khz: Option<u32>,
     modules: Vec<String>,
     script: String,
 }
@@ -93,6 +96,7 @@ impl Guest {
             reboots: false,
             iommu: false,
             saved: None,
+            tsc_khz: None,
             modules: MODULES.iter().map(|&m| m.to_owned()).collect(),
             script: String::new(),
         }

@@ -18,7 +18,7 @@ pub(super) const LINE: &str = "##taken ";
 const TAKEN: &str = "taken";
 const LOST: &str = "lost";
 /// What one L1 may take: several times what a quiet machine needs.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(360);
 /// How long nothing may be said in it. A turn that fails says so before.
 const PATIENCE: Duration = Duration::from_secs(100);
 /// Machines that a part may take.
@@ -52,7 +52,7 @@ fn one(
         let at = folder.join(format!("{part}-{n}"));
         let _ = std::fs::remove_dir_all(&at);
         let mut machine = session::equipped(programs)?;
-        machine.patience(PATIENCE).limit(LIMIT);
+        machine.tsc().patience(PATIENCE).limit(LIMIT);
         for turn in part.jobs(programs.openvmm.is_some()) {
             machine.job(&turn.name, &turn.command, turn.deadline);
         }

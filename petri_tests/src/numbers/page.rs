@@ -166,14 +166,16 @@ between VMMs in one L1.
 where `PORTAL_OPENVMM` names one; the machine must be quiet.
 
 A doorbell is a store that KVM takes (ioeventfd); under `portal_vmm` and QEMU its
-interrupt is KVM's too (irqfd).
+interrupt is KVM's too (irqfd). Guests of a pair read the processor's clock
+(`clocksource=tsc`), which is no exit under any VMM.
 ";
 
 /// What makes its doorbell another thing.
 const OPENVMM: &str = "
 Under `openvmm` the store is KVM's as well, but not the interrupt: VFIO wants an emulated
 IOMMU, and behind one OpenVMM has no irqfd, so that a thread of it wakes for each doorbell
-and sends the MSI.
+and sends the MSI. Its pairs run without `--hv`: with it Linux reads its clock from an MSR of
+Hyper-V's, an exit each time ([OpenVMM](openvmm.md) has figures).
 ";
 
 const COUNTED: &str = "

@@ -15,6 +15,7 @@ use crate::process::Process;
 use crate::process::last_line;
 use crate::region::Region;
 use std::fmt;
+use std::fmt::Write as _;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -145,6 +146,9 @@ impl GuestFiles<'_> {
         if self.guest.iommu {
             // An emulated timer on a loaded machine is late, which is no reason to panic.
             line.push_str(" intel_iommu=on no_timer_check");
+        }
+        if let Some(khz) = self.guest.tsc_khz {
+            let _ = write!(line, " clocksource=tsc tsc=reliable tsc_early_khz={khz}");
         }
         line
     }

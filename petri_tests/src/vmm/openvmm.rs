@@ -32,7 +32,7 @@ pub(super) fn start(lab: &Lab, files: &GuestFiles<'_>, regions: &[Region]) -> Pa
     let reset = if guest.reboots { "reset" } else { "exit" };
     let mut openvmm = Command::new(program);
     openvmm
-        .args(["--hv", "--single-process", "--kernel"])
+        .args(["--single-process", "--kernel"])
         .arg(&lab.programs.debian.guest_kernel.image)
         .arg("--initrd")
         .arg(&files.initrd)
@@ -53,6 +53,11 @@ pub(super) fn start(lab: &Lab, files: &GuestFiles<'_>, regions: &[Region]) -> Pa
     openvmm.args(["--memory", &ram]);
     if let Some(from) = from {
         openvmm.arg("--restore-snapshot").arg(from);
+    }
+    if guest.tsc_khz.is_none() {
+        // Linux has no use for the processor's clock where it sees Hyper-V without an
+        // invariant one.
+        openvmm.arg("--hv");
     }
     if guest.iommu {
         openvmm.args(["--pcie-root-complex", "rc0", "--intel-vtd", "rc0"]);
@@ -87,7 +92,7 @@ pub(crate) fn bare(lab: &Lab, name: &str, console: &Path, option: &str) -> Passe
     };
     let mut openvmm = Command::new(program);
     openvmm
-        .args(["--hv", "--single-process", "--kernel"])
+        .args(["--single-process", "--kernel"])
         .arg(&lab.programs.debian.guest_kernel.image)
         .args(["-c", "console=ttyS0 panic=-1", "-m", "256MB", "-p", "1"])
         .arg("--com1")
