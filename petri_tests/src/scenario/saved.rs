@@ -177,7 +177,8 @@ pub(super) fn interrupted(group: &mut Group, n: usize, lab: &Lab) -> Passed {
         .split_whitespace()
         .map_while(|count| count.parse::<u64>().ok());
     let (before, after) = (counts.next(), counts.next());
-    let came = before.zip(after).map(|(before, after)| after - before);
+    let came = before.zip(after);
+    let came = came.and_then(|(before, after)| after.checked_sub(before));
     check(came > Some(VECTORS), || {
         format!("interrupts of restored guest {n}: {before:?}, then {after:?}")
     })
