@@ -85,9 +85,10 @@ fn served(lab: &Lab, vmm: Vmm) -> Passed {
         .step("spoil", 30, &format!("{}; true", fill(MEET, 'X')))
         .step("after", 30, &sum);
     let mut group = Group::served(lab, SIZE)?;
-    for guest in [&reader, &writer] {
-        group.join(lab, vmm, guest)?;
-    }
+    group.join(lab, vmm, &reader)?;
+    // One boots after the other.
+    group.says(0, "##up", lab)?;
+    group.join(lab, vmm, &writer)?;
     let magic: String = MAGIC
         .to_le_bytes()
         .iter()
