@@ -24,7 +24,7 @@ pub enum ClientError {
     },
     /// The switchboard says no; nothing has changed.
     #[error("the switchboard refuses: {0}")]
-    Refused(#[from] Refusal),
+    Refused(Refusal),
     /// The connection ended. A peer comes back with [`crate::Peer::reattach`].
     #[error("the connection to the switchboard ended")]
     Lost,
@@ -92,6 +92,13 @@ pub enum ClientError {
         /// What the kernel said.
         errno: Errno,
     },
+}
+
+// Its text is in this error's: as a source it would be said twice.
+impl From<Refusal> for ClientError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 impl ClientError {

@@ -178,13 +178,21 @@ fn pmem(config: &Config, device: &Device, name: &Located<String>, flaws: &mut Ve
     let Some(region) = region_named(config, &name.value) else {
         return;
     };
-    if *access == GuestAccess::ReadWrite && !matches!(region.backing, Backing::File(_)) {
+    let hint = match region.backing {
+        Backing::File(_) => return,
+        // Who owns it has served it as it is, and this VMM keeps its sections apart.
+        Backing::Served(_) => "give the device access = \"ro\", or kind = \"ivshmem\"",
+        Backing::Memfd | Backing::HugePages(_) => {
+            "give the region backing = \"file\", or the device access = \"ro\""
+        }
+    };
+    if *access == GuestAccess::ReadWrite {
         flaws.push(
             name.flaw(format!(
-                "sections of region {:?} are enforced; a pmem device that writes maps it as one",
+                "sections of region {:?} are enforced here; a pmem device that writes maps it as one",
                 name.value
             ))
-            .hint("give the region backing = \"file\", or the device access = \"ro\""),
+            .hint(hint),
         );
     }
 }

@@ -149,3 +149,23 @@ fn a_region_that_no_bar_can_hold_is_told() {
         ],
     );
 }
+
+#[test]
+fn a_served_region_as_writable_pmem_is_told_what_helps() {
+    let of = |place: &str| {
+        let text = format!(
+            "[[region]]\nname = \"shared\"\n{place}\n\
+             [[partition]]\nname = \"a\"\nguest = \"warp\"\n\
+             [[partition.device]]\nregion = \"shared\"\nkind = \"pmem\""
+        );
+        check(text.as_bytes())
+    };
+    for (place, hint) in [
+        ("size = \"64 MiB\"", "give the region backing"),
+        ("switchboard = \"s.sock\"", "or kind = \"ivshmem\""),
+    ] {
+        let ran = of(place);
+        assert_eq!(ran.code, 3, "{place}: {ran:?}");
+        assert!(ran.err.contains(hint), "{hint:?} not in:\n{}", ran.err);
+    }
+}
