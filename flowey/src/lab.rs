@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// quiet.
     #[arg(long, conflicts_with_all = ["page", "tests"])]
     numbers: bool,
-    /// Only this part of the figures: boot, doorbell, intx or ring. What was measured at
+    /// Only this part of the figures: boot, doorbell, direct, intx or ring. What was measured at
     /// the same commit before stays on the page.
     #[arg(long, value_name = "PART", requires = "numbers")]
     only: Vec<String>,

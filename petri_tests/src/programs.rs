@@ -32,6 +32,8 @@ pub struct Programs {
     pub kvm_tests: Vec<PathBuf>,
     /// OpenVMM, where `PORTAL_OPENVMM` names one.
     pub openvmm: Option<PathBuf>,
+    /// DPDK's `igb_uio.ko` for the guests' kernel, where `PORTAL_LAB_IGB_UIO` names one.
+    pub igb_uio: Option<PathBuf>,
     /// `portal-lab`, which runs tests inside L1.
     pub lab: PathBuf,
 }
@@ -58,6 +60,7 @@ impl Programs {
             portal_guest,
             kvm_tests: Vec::new(),
             openvmm: named("PORTAL_OPENVMM"),
+            igb_uio: named("PORTAL_LAB_IGB_UIO"),
             lab: lab.to_owned(),
         })
     }
@@ -130,6 +133,7 @@ impl Programs {
             portal_guest: at("portal-guest"),
             kvm_tests: tests_inside(),
             openvmm: Some(at("openvmm")).filter(|path| path.exists()),
+            igb_uio: Some(at("modules/igb_uio.ko")).filter(|path| path.exists()),
             lab: at("portal-lab"),
         }
     }

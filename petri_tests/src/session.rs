@@ -238,6 +238,9 @@ pub fn equipped(programs: &Programs) -> Result<Machine, LabError> {
     for (name, path) in brought {
         bring(&mut machine, &put(&name), path)?;
     }
+    if let Some(igb_uio) = &programs.igb_uio {
+        machine.files().copy(&put("modules/igb_uio.ko"), igb_uio)?;
+    }
     machine
         .files()
         .copy(&put("kernel"), &programs.debian.guest_kernel.image)?;

@@ -26,7 +26,8 @@ usage: portal-lab inside TEST VMM   one cell of the matrix, inside L1
                                     writes; without it, the disk is looked at
        portal-lab page              the Guide's page from target/lab/matrix.json
        portal-lab numbers [PART]... measures inside L1 and writes the Guide's page: boot,
-                                    doorbell, intx, ring; all of them without a name
+                                    doorbell, direct, intx, ring; without a name all that
+                                    can be (direct: where PORTAL_LAB_IGB_UIO names the module)
        portal-lab measure PART TURN a turn of it, inside L1
        portal-lab run COMMAND       a command for the shell inside L1, for whoever looks
                                     for a mistake
@@ -117,22 +118,29 @@ fn run(command: &str) -> Result<(), LabError> {
 
 fn numbers(names: &[&str]) -> Result<(), String> {
     let named = |name: &&str| Part::named(name).ok_or_else(|| format!("no figures {name}"));
-    let mut parts: Vec<Part> = names.iter().map(named).collect::<Result<_, _>>()?;
-    if parts.is_empty() {
-        parts = Part::ALL.to_vec();
+    let parts: Vec<Part> = names.iter().map(named).collect::<Result<_, _>>()?;
+    let this = this_program().map_err(|e| e.to_string())?;
+    let programs = Programs::on_host(&this).map_err(|e| e.to_string())?;
+    if let Some(part) = parts.iter().find(|part| !part.is_possible(&programs)) {
+        return Err(format!(
+            "{part}: PORTAL_LAB_IGB_UIO names no igb_uio.ko for the guests' kernel"
+        ));
     }
-    let whole = figures(&parts).map_err(|e| e.to_string())?;
+    let parts = match parts.is_empty() {
+        true => Part::ALL.to_vec(),
+        false => parts,
+    };
+    let whole = figures(&programs, &parts).map_err(|e| e.to_string())?;
     let missing = "not every VMM had its turn: the page says which";
     whole.then_some(()).ok_or_else(|| missing.to_owned())
 }
 
 /// Measures parts and writes the page; whether everything is on it.
-fn figures(parts: &[Part]) -> Result<bool, LabError> {
-    let programs = Programs::on_host(&this_program()?)?;
+fn figures(programs: &Programs, parts: &[Part]) -> Result<bool, LabError> {
     let folder = programs::target_folder().join("lab");
     let file = folder.join("numbers.json");
-    let mut saved = Saved::open(&file, Place::here(&programs))?;
-    let whole = numbers::measure(&programs, parts, &folder.join("numbers"), &mut saved)?;
+    let mut saved = Saved::open(&file, Place::here(programs))?;
+    let whole = numbers::measure(programs, parts, &folder.join("numbers"), &mut saved)?;
     let page = numbers::page(&saved);
     print!("{page}");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Guide/src/lab-figures.md");

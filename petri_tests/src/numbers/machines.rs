@@ -36,7 +36,7 @@ pub fn measure(
     saved: &mut Saved,
 ) -> Result<bool, LabError> {
     let mut whole = true;
-    for &part in parts {
+    for &part in parts.iter().filter(|part| part.is_possible(programs)) {
         whole &= one(programs, part, folder, saved)?;
     }
     Ok(whole)

@@ -38,6 +38,7 @@ const PAUSE: &str = "sleep 0.3";
 pub(super) fn trips(lab: &Lab, vmm: Vmm, figure: Figure, n: usize) -> Passed<Taken> {
     let bell = match figure {
         Figure::IntX => "uio",
+        Figure::Direct => "igb-uio",
         _ => "vfio",
     };
     let trips: Vec<u32> = [SHORT; 2].into_iter().chain([TRIPS; RUNS]).collect();

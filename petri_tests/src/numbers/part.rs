@@ -34,6 +34,8 @@ pub enum Part {
     Boot,
     /// Doorbell round trips of two guests by MSI-X.
     Doorbell,
+    /// The same by MSI-X without an IOMMU, where there is an `igb_uio`.
+    Direct,
     /// Doorbell round trips by INTx, which only `portal_vmm` has, beside its own by MSI-X.
     IntX,
     /// Rings between two guests.
@@ -42,16 +44,28 @@ pub enum Part {
 
 impl Part {
     /// Every one, in the order in which they are measured.
-    pub const ALL: [Self; 4] = [Self::Boot, Self::Doorbell, Self::IntX, Self::Ring];
+    pub const ALL: [Self; 5] = [
+        Self::Boot,
+        Self::Doorbell,
+        Self::Direct,
+        Self::IntX,
+        Self::Ring,
+    ];
 
     /// Its name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Boot => "boot",
             Self::Doorbell => "doorbell",
+            Self::Direct => "direct",
             Self::IntX => "intx",
             Self::Ring => "ring",
         }
+    }
+
+    /// Whether these programs are enough for it.
+    pub fn is_possible(self, programs: &Programs) -> bool {
+        self != Self::Direct || programs.igb_uio.is_some()
     }
 
     /// The one of this name.
@@ -63,7 +77,7 @@ impl Part {
     const fn rounds(self) -> usize {
         match self {
             Self::Boot => 4,
-            Self::Doorbell | Self::Ring => 3,
+            Self::Doorbell | Self::Direct | Self::Ring => 3,
             Self::IntX => 2,
         }
     }
@@ -73,6 +87,7 @@ impl Part {
         let figure = match self {
             Self::Boot => Figure::Boot,
             Self::Doorbell => Figure::MsiX,
+            Self::Direct => Figure::Direct,
             Self::Ring => Figure::RingRate,
             Self::IntX => {
                 return vec![
@@ -152,8 +167,9 @@ fn turn(n: usize, figure: Figure, vmm: Vmm) -> Passed {
     let start = Instant::now();
     let taken = match figure {
         Figure::Boot => boot::take(&lab, vmm).map(|taken| vec![taken]),
-        Figure::MsiX => pairs::trips(&lab, vmm, figure, n).map(|taken| vec![taken]),
-        Figure::IntX => pairs::trips(&lab, vmm, figure, n).map(|taken| vec![taken]),
+        Figure::MsiX | Figure::Direct | Figure::IntX => {
+            pairs::trips(&lab, vmm, figure, n).map(|taken| vec![taken])
+        }
         Figure::RingTrip | Figure::RingRate => pairs::rings(&lab, vmm, n),
     };
     lab.tidy();

@@ -59,6 +59,13 @@ pub(crate) fn guest_with(name: &str, bell: &str) -> Guest {
             .modules(&["vfio_pci", "vfio_iommu_type1"])
             .line("echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts");
     }
+    if bell == "igb-uio" {
+        // By itself the driver maps every BAR uncached, which a BAR cannot be that the
+        // program has mapped write-back.
+        guest = guest
+            .modules(&["igb_uio"])
+            .line("rmmod igb_uio && insmod /modules/igb_uio.ko wc_activate=1");
+    }
     guest
 }
 

@@ -1,6 +1,8 @@
 //! How this machine hears doorbells, and how it rings those of others.
 
 use crate::GuestError;
+use crate::igb_uio;
+use crate::igb_uio::UioMsixBell;
 use crate::pci::Function;
 use crate::registers::RegisterDoorbell;
 use crate::registers::Registers;
@@ -30,6 +32,8 @@ pub enum BellKind {
     Auto,
     /// INTx through `uio_pci_generic`.
     Uio,
+    /// MSI-X through `igb_uio`, with an IOMMU or without one.
+    IgbUio,
     /// MSI-X through `vfio-pci`.
     Vfio,
     /// Not at all: look every [`POLL`].
@@ -41,6 +45,8 @@ pub enum BellKind {
 pub enum GuestBell {
     /// INTx through `uio_pci_generic`.
     Intx(IntxBell),
+    /// MSI-X through `igb_uio`.
+    UioMsix(UioMsixBell),
     /// MSI-X through `vfio-pci`.
     Msix(MsixBell),
     /// An event fd: a process on the host.
@@ -65,6 +71,7 @@ impl GuestBell {
         let msix = || MsixBell::open(function).map(Self::Msix);
         match kind {
             BellKind::Uio => Ok((intx()?, Vec::new())),
+            BellKind::IgbUio => Ok((UioMsixBell::open(function).map(Self::UioMsix)?, Vec::new())),
             BellKind::Vfio => Ok((msix()?, Vec::new())),
             BellKind::Poll => Ok((Self::Polling, Vec::new())),
             BellKind::Auto => {
@@ -91,6 +98,7 @@ impl fmt::Display for GuestBell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Intx(_) => uio::DRIVER,
+            Self::UioMsix(_) => igb_uio::DRIVER,
             Self::Msix(_) => vfio::DRIVER,
             Self::Event(_) => "eventfd",
             Self::Polling => "polling",
@@ -102,6 +110,7 @@ impl Bell for GuestBell {
     fn wait(&self, timeout: Option<Duration>) -> Result<Heard, DoorbellError> {
         match self {
             Self::Intx(bell) => bell.wait(timeout),
+            Self::UioMsix(bell) => bell.wait(timeout),
             Self::Msix(bell) => bell.wait(timeout),
             Self::Event(bell) => bell.wait(timeout),
             Self::Polling => {

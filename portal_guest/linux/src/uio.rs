@@ -32,10 +32,53 @@ use std::time::Duration;
 /// The driver.
 pub(crate) const DRIVER: &str = "uio_pci_generic";
 
+/// A function's device of the kernel's UIO drivers: a read sleeps until an interrupt.
+#[derive(Debug)]
+pub(crate) struct Uio(File);
+
+impl Uio {
+    /// Gives the function to `driver` and opens what that makes of it.
+    pub(crate) fn open(function: &Function, driver: &'static str) -> Result<Self, GuestError> {
+        function.bind(driver)?;
+        let node = fs::read_dir(function.file("uio"))
+            .ok()
+            .and_then(|mut entries| entries.next()?.ok())
+            .ok_or_else(|| GuestError::NoInterrupts {
+                device: function.address(),
+                driver,
+                why: "the kernel made no uio device".to_owned(),
+            })?;
+        let node = Path::new("/dev").join(node.file_name());
+        let uio = File::options().read(true).write(true).open(&node);
+        uio.map(Self).map_err(GuestError::os("open", &node))
+    }
+
+    /// Waits for an interrupt; a signal counts as one.
+    pub(crate) fn wait(&self, timeout: Option<Duration>) -> Result<Heard, DoorbellError> {
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        let timeout = timeout.map(|t| Timespec {
+            tv_sec: t.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: t.subsec_nanos().into(),
+        });
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(0) => return Ok(Heard::TimedOut),
+            Ok(_) => {}
+            // Nothing is readable: a read would sleep without a limit.
+            Err(Errno::INTR) => return Ok(Heard::Rang),
+            Err(e) => return Err(os("poll of a uio device", e)),
+        }
+        let mut count = [0; 4];
+        match rustix::io::read(&self.0, &mut count) {
+            Ok(_) | Err(Errno::INTR | Errno::AGAIN) => Ok(Heard::Rang),
+            Err(e) => Err(os("read of a uio device", e)),
+        }
+    }
+}
+
 /// Hears doorbells by INTx.
 #[derive(Debug)]
 pub struct IntxBell {
-    uio: File,
+    uio: Uio,
     config: Config,
     registers: Arc<Registers>,
 }
@@ -57,20 +100,14 @@ impl IntxBell {
                 "it has no interrupt pin (QEMU's ivshmem has none: use VFIO or polling)",
             ));
         }
-        function.bind(DRIVER)?;
-        let node = fs::read_dir(function.file("uio"))
-            .ok()
-            .and_then(|mut entries| entries.next()?.ok())
-            .ok_or_else(|| failed("the kernel made no uio device"))?;
-        let node = Path::new("/dev").join(node.file_name());
-        let uio = File::options().read(true).write(true).open(&node);
+        let uio = Uio::open(function, DRIVER)?;
         let config = function.config()?.remember()?;
         // What rang before is nobody's any more.
         registers.take_status();
         registers.set_mask(1);
         config.enable_intx()?;
         Ok(Self {
-            uio: uio.map_err(GuestError::os("open", &node))?,
+            uio,
             config,
             registers,
         })
@@ -79,21 +116,8 @@ impl IntxBell {
 
 impl Bell for IntxBell {
     fn wait(&self, timeout: Option<Duration>) -> Result<Heard, DoorbellError> {
-        let mut fds = [PollFd::new(&self.uio, PollFlags::IN)];
-        let timeout = timeout.map(|t| Timespec {
-            tv_sec: t.as_secs().try_into().unwrap_or(i64::MAX),
-            tv_nsec: t.subsec_nanos().into(),
-        });
-        match rustix::event::poll(&mut fds, timeout.as_ref()) {
-            Ok(0) => return Ok(Heard::TimedOut),
-            Ok(_) => {}
-            Err(Errno::INTR) => return Ok(Heard::Rang),
-            Err(e) => return Err(os("poll of a uio device", e)),
-        }
-        let mut count = [0; 4];
-        match rustix::io::read(&self.uio, &mut count) {
-            Ok(_) | Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(e) => return Err(os("read of a uio device", e)),
+        if self.uio.wait(timeout)? == Heard::TimedOut {
+            return Ok(Heard::TimedOut);
         }
         self.registers.take_status();
         match self.config.enable_intx() {

@@ -260,6 +260,8 @@ pub(crate) enum BellArg {
     Auto,
     /// INTx through uio_pci_generic.
     Uio,
+    /// MSI-X through DPDK's igb_uio, which needs no IOMMU.
+    IgbUio,
     /// MSI-X through vfio-pci.
     Vfio,
     /// Look ten thousand times a second.
@@ -271,6 +273,7 @@ impl BellArg {
         match self {
             Self::Auto => BellKind::Auto,
             Self::Uio => BellKind::Uio,
+            Self::IgbUio => BellKind::IgbUio,
             Self::Vfio => BellKind::Vfio,
             Self::Poll => BellKind::Poll,
         }
