@@ -182,8 +182,9 @@ interrupt is KVM's too (irqfd). Guests of a pair read the processor's clock
 const OPENVMM: &str = "
 Under `openvmm` the store is KVM's as well, but by VFIO not the interrupt: that wants an
 emulated IOMMU, and behind one OpenVMM has no irqfd, so that a thread of it wakes for each
-doorbell and sends the MSI. Without an IOMMU the interrupt is KVM's, too. Its pairs run without `--hv`: with it Linux reads its clock from an MSR of
-Hyper-V's, an exit each time ([OpenVMM](openvmm.md) has figures).
+doorbell and sends the MSI. Without an IOMMU the interrupt is KVM's, too. Its pairs run
+without `--hv`: with it Linux reads its clock from an MSR of Hyper-V's, an exit each time
+([OpenVMM](openvmm.md) has figures).
 ";
 
 const COUNTED: &str = "
