@@ -117,7 +117,11 @@ fn run(command: &str) -> Result<(), LabError> {
 }
 
 fn numbers(names: &[&str]) -> Result<(), String> {
-    let named = |name: &&str| Part::named(name).ok_or_else(|| format!("no figures {name}"));
+    let named = |name: &&str| {
+        let all = Part::ALL.map(Part::name).join(", ");
+        Part::named(name)
+            .ok_or_else(|| format!("{name} is no part of the figures; there are: {all}"))
+    };
     let parts: Vec<Part> = names.iter().map(named).collect::<Result<_, _>>()?;
     let this = this_program().map_err(|e| e.to_string())?;
     let programs = Programs::on_host(&this).map_err(|e| e.to_string())?;
